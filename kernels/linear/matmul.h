@@ -1,0 +1,27 @@
+#pragma once
+
+#include "kernels/weight.h"
+
+namespace nibblet {
+
+/// The inner product that linear and moe share: for n in [first, last)
+///   y[m][n] = row_scales[n] · sum over k of x[m][k] · W[n, k]
+/// accumulated in float32 in an order that depends on `in` alone, never on m, `first` or `last`: batch-invariant.
+/// @param x      `count` pointers to float32 rows of `in` values, zero-padded to a multiple of 16
+/// @param y      `count` pointers to float32 rows, indexed by n - first
+/// The panel variants need `first` to be a multiple of 16 and write up to round_up(last, 16) - first values of y.
+using Matmul = void (*)(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                        int32_t first, int32_t last, float* const* y);
+
+/// The specification, for Layout::rows.
+void matmul_reference(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                      int32_t first, int32_t last, float* const* y);
+
+/// Portable, blocked, for Layout::panels.
+void matmul_panels(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                   int32_t first, int32_t last, float* const* y);
+
+/// The variant for a weight's layout on this machine.
+Matmul plan_matmul(const WeightView& weight);
+
+}  // namespace nibblet
