@@ -17,9 +17,9 @@ LETTERS = {
 
 
 def load_config(folder: Path) -> dict[str, Any]:
-    """config.json as a dict. Bare Infinity and NaN, repeated keys (last wins) and {"__float__": "Infinity"} are read."""
+    """config.json as a dict. Reads bare Infinity and NaN, repeated keys (last wins), {"__float__": "Infinity"}."""
 
-    def revive(node: dict[str, Any]) -> Any:
+    def revive(node: dict[str, Any]) -> dict[str, Any] | float:
         return float(node['__float__']) if set(node) == {'__float__'} else node
 
     return json.loads((folder / 'config.json').read_text(), object_hook=revive)
