@@ -1,0 +1,43 @@
+#include <chrono>
+#include <cstring>
+
+#include "test/kernels/harness.h"
+
+using nibblet::test::failures;
+using nibblet::test::tests;
+
+int main(int argc, char** argv) {
+  bool list = false;
+  std::vector<const char*> filters;
+  for (int i = 1; i < argc; i++) {
+    if (std::strcmp(argv[i], "--list") == 0) {
+      list = true;
+    } else if (argv[i][0] == '-') {
+      std::fprintf(stderr, "unknown option %s; usage: nibblet-test [--list] [filter...]\n", argv[i]);
+      return 2;
+    } else {
+      filters.push_back(argv[i]);
+    }
+  }
+  int passed = 0, failed = 0;
+  for (const auto& test : tests()) {
+    bool chosen = filters.empty();
+    for (const char* filter : filters) chosen |= std::strstr(test.name, filter) != nullptr;
+    if (!chosen) continue;
+    if (list) {
+      std::printf("%s\n", test.name);
+      continue;
+    }
+    failures() = 0;
+    auto start = std::chrono::steady_clock::now();
+    test.body();
+    std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
+    std::printf("%s %s (%.0f ms)\n", failures() == 0 ? "ok  " : "FAIL", test.name, time.count());
+    std::fflush(stdout);
+    (failures() == 0 ? passed : failed)++;
+  }
+  if (list) return 0;
+  std::printf("%d passed, %d failed\n", passed, failed);
+  if (passed + failed == 0) std::fprintf(stderr, "no test matches\n");
+  return failed == 0 && passed > 0 ? 0 : 1;
+}
