@@ -1,0 +1,67 @@
+import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { dirname, join } from 'node:path'
+import { run } from './child.mjs'
+import { buildWithCMake } from './cmake.mjs'
+import { readJson, takeFingerprint, writeStamp } from './fingerprint.mjs'
+import { buildWithNodeGyp } from './node-gyp.mjs'
+import { SetupError } from './setup-error.mjs'
+import { addonInputs, addonPath, addonStamp } from './stale.mjs'
+import { hasCMake } from './toolchain.mjs'
+
+/**
+ * Builds the addon aside, in a folder that keeps its objects for the next time, and renames the finished file last: what
+ * lies at `addonPath` is always whole.
+ */
+export async function buildAddon(root, progress) {
+  const fingerprint = takeFingerprint(root, ...addonInputs(root))
+  const builder = process.env.NIBBLET_BUILDER ?? (hasCMake() ? 'cmake' : 'node-gyp')
+  const build = { cmake: buildWithCMake, 'node-gyp': buildWithNodeGyp }[builder]
+  if (build === undefined) throw new SetupError(`NIBBLET_BUILDER must be cmake or node-gyp, not "${builder}".`)
+
+  const sources = listSources(root)
+  const folder = join(root, 'build/work', builder)
+  const log = join(root, `build/${builder}.log`)
+  // A run that could not end in order may have left half an object with a new date, which make would take as done.
+  const marker = join(folder, '.running')
+  if (existsSync(marker)) rmSync(folder, { recursive: true })
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(marker, '')
+  writeFileSync(log, '')
+  const jobs = Number(process.env.NIBBLET_JOBS) || availableParallelism()
+  const step = async (command, args, options = {}) => {
+    const { code } = await run(command, args, { cwd: root, ...options, log })
+    if (code !== 0) throw new SetupError(describeFailure(log))
+  }
+  const built = await build({ root, folder, sources, jobs, step, progress }).catch((error) => {
+    if (!error.killed) rmSync(marker)
+    throw error
+  })
+  rmSync(marker)
+
+  const target = join(root, addonPath)
+  const aside = `${target}.${process.pid}`
+  mkdirSync(dirname(target), { recursive: true })
+  copyFileSync(built, aside)
+  renameSync(aside, target)
+  writeStamp(root, addonStamp, addonPath, { ...fingerprint, builder })
+  progress.finish()
+}
+
+/** The files that sources.json names for the addon, each of which must exist. */
+function listSources(root) {
+  const list = readJson(join(root, 'sources.json'))
+  if (list === undefined) throw new SetupError('sources.json is missing or is not JSON: restore it from git.')
+  const sources = [...list.kernels, ...list.runtime, ...list.addon]
+  const missing = sources.filter((file) => !existsSync(join(root, file)))
+  if (missing.length > 0) throw new SetupError(`sources.json lists files that do not exist: ${missing.join(', ')}.`)
+  return sources
+}
+
+/** The lines around the first errors of the log, and its name. */
+function describeFailure(log) {
+  const lines = readFileSync(log, 'utf8').trimEnd().split('\n')
+  const first = lines.findIndex((line) => /\berror\b|CMake Error|\*\*\*/i.test(line))
+  const excerpt = first < 0 ? lines.slice(-20) : lines.slice(first, first + 20)
+  return `\n${excerpt.join('\n')}\n\nThe native code did not build. The compiler's whole output is in ${log}.`
+}
