@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nvfp4 import quantize_fp8, quantize_nvfp4
+from nvfp4 import encode_e4m3, quantize_fp8, quantize_nvfp4
 from safetensors_io import Tensor, bf16, f32
 
 PRODUCER = {'name': 'modelopt', 'version': '0.29.0'}
@@ -67,6 +67,12 @@ def compressed_tensors_nvfp4(name: str, value: np.ndarray) -> Tensors:
     }
 
 
+def compressed_tensors_fp8(name: str, value: np.ndarray) -> Tensors:
+    """`<module>.weight` as compressed-tensors float-quantized by channel: one bfloat16 scale a row, [out, 1]."""
+    scale = bf16(np.abs(value).max(axis=1, keepdims=True) / np.float32(448))
+    return {name: Tensor('F8_E4M3', encode_e4m3(value / scale.to_float32())), f'{name}_scale': scale}
+
+
 def is_linear(name: str) -> bool:
     """Whether a tensor is the weight of a Linear (the router is a bare parameter, convolution and tables are not)."""
     return name.endswith('_proj.weight') or name == 'lm_head.weight'
@@ -115,24 +121,33 @@ def embedded_modelopt(ignore: list[str]) -> dict[str, Any]:
 
 
 def compressed_tensors_config(ignore: list[str]) -> dict[str, Any]:
-    """quantization_config of compressed-tensors inside config.json."""
+    """quantization_config of compressed-tensors inside config.json, for NVFP4."""
     numbers = {'num_bits': 4, 'type': 'float', 'strategy': 'tensor_group', 'group_size': 16, 'symmetric': True}
+    weights = {**numbers, 'dynamic': False, 'observer': 'minmax', 'actorder': None, 'block_structure': None}
+    activations = {**numbers, 'dynamic': 'local', 'observer': 'minmax', 'actorder': None}
+    return _compressed_tensors('nvfp4-pack-quantized', weights, activations, ignore)
+
+
+def compressed_tensors_fp8_config(ignore: list[str]) -> dict[str, Any]:
+    """quantization_config of compressed-tensors inside config.json, for FP8 by channel with dynamic activations."""
+    numbers = {'num_bits': 8, 'type': 'float', 'symmetric': True, 'group_size': None}
+    weights = {**numbers, 'strategy': 'channel', 'dynamic': False, 'observer': 'minmax'}
+    activations = {**numbers, 'strategy': 'token', 'dynamic': True, 'observer': None}
+    return _compressed_tensors('float-quantized', weights, activations, ignore)
+
+
+def _compressed_tensors(
+    container: str, weights: dict[str, Any], activations: dict[str, Any], ignore: list[str]
+) -> dict[str, Any]:
     return {
         'quant_method': 'compressed-tensors',
-        'format': 'nvfp4-pack-quantized',
+        'format': container,
         'quantization_status': 'compressed',
         'config_groups': {
             'group_0': {
                 'targets': ['Linear'],
-                'format': 'nvfp4-pack-quantized',
-                'weights': {
-                    **numbers,
-                    'dynamic': False,
-                    'observer': 'minmax',
-                    'actorder': None,
-                    'block_structure': None,
-                },
-                'input_activations': {**numbers, 'dynamic': 'local', 'observer': 'minmax', 'actorder': None},
+                'weights': weights,
+                'input_activations': activations,
                 'output_activations': None,
             }
         },

@@ -93,31 +93,27 @@ class Nvfp4:
         return (blocks * self.scale).reshape(values.shape)
 
 
-def tensor_scale(weight: np.ndarray) -> np.float32:
-    """weight_scale_2 = amax / (6 · 448); 1 where that is zero (a matrix of zeros, or too small for float32)."""
-    scale = np.float32(np.abs(weight).max()) / np.float32(E2M1_MAX * E4M3_MAX)
-    return np.float32(1) if scale == 0 else scale
+def quantize_nvfp4(weight: np.ndarray) -> Nvfp4:
+    """Quantise float32 [out, in] (finite, in a multiple of 16) after training, as ModelOpt does.
 
-
-def quantize_nvfp4(weight: np.ndarray, scale: np.float32 | None = None) -> Nvfp4:
-    """Quantise float32 [out, in] (in a multiple of 16) after training, as ModelOpt does.
-
+    scale = amax / (6 · 448);
     block scale = e4m3(clamp(block amax / (6 · scale), 2^-9, 448)), where a quotient of exactly 0 counts as 1;
-    code = e2m1(w / (float(block scale) · scale)).
+    code = e2m1(w / (float(block scale) · scale)), 0 where that step is 0.
+    A scale of 0 (a matrix of zeros, or too small for float32) gives codes 0 and block scales 1.
     """
     rows, columns = weight.shape
     if columns % BLOCK:
         raise ValueError(f'NVFP4 needs a multiple of {BLOCK} columns, got {columns}')
-    scale = tensor_scale(weight) if scale is None else np.float32(scale)
+    scale = np.float32(np.abs(weight).max()) / np.float32(E2M1_MAX * E4M3_MAX)
     blocks = weight.astype(np.float32).reshape(rows, columns // BLOCK, BLOCK)
-    quotient = np.abs(blocks).max(axis=-1) / (np.float32(E2M1_MAX) * scale)
-    quotient = np.where(quotient == 0, np.float32(1), quotient)
-    block_scale = encode_e4m3(np.clip(quotient, np.float32(E4M3_MIN_SUBNORMAL), np.float32(E4M3_MAX)))
-    step = E4M3_VALUES[block_scale] * scale
     with np.errstate(divide='ignore', invalid='ignore'):
-        scaled = np.where(step[..., None] == 0, np.float32(0), blocks / step[..., None])
-    codes = encode_e2m1(scaled.astype(np.float32)).reshape(rows, columns)
-    return Nvfp4(pack_nibbles(codes), block_scale, scale)
+        quotient = np.abs(blocks).max(axis=-1) / (np.float32(E2M1_MAX) * scale)
+    quotient = np.where((quotient == 0) | (scale == 0), np.float32(1), quotient)
+    block_scale = encode_e4m3(np.clip(quotient, np.float32(E4M3_MIN_SUBNORMAL), np.float32(E4M3_MAX)))
+    step = (E4M3_VALUES[block_scale] * scale)[..., None]
+    with np.errstate(divide='ignore', invalid='ignore'):
+        scaled = np.where(step == 0, np.float32(0), blocks / step)
+    return Nvfp4(pack_nibbles(encode_e2m1(scaled).reshape(rows, columns)), block_scale, scale)
 
 
 def quantize_activation(x: np.ndarray, input_scale: np.float32) -> tuple[np.ndarray, np.ndarray]:
