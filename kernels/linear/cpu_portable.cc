@@ -1,0 +1,44 @@
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/linear/matmul.h"
+#include "kernels/pack/layout.h"
+
+#define NIBBLET_INLINE inline __attribute__((always_inline))
+
+namespace nibblet {
+namespace portable {
+namespace {
+
+constexpr int kWidth = 4;
+/// Two tokens and a weight vector fill the sixteen registers of SSE2.
+constexpr int kTile = 2;
+
+#include "kernels/simd/lanes.inc"
+
+/// With magnitude index m: 2 · value = m + max(m - 4, 0) + 2 · max(m - 6, 0), that is 0 1 2 3 4 6 8 12.
+NIBBLET_INLINE ByteVector twice_e2m1(ByteVector codes) {
+  ByteVector m = codes & 7;
+  ByteVector above4 = (m > 4 ? m : ByteVector{} + 4) - 4;
+  ByteVector above6 = (m > 6 ? m : ByteVector{} + 6) - 6;
+  ByteVector magnitude = m + above4 + above6 + above6;
+  ByteVector negative = reinterpret_cast<ByteVector>(codes > 7);
+  return (magnitude ^ negative) - negative;
+}
+
+NIBBLET_INLINE Floats madd(Floats a, float b, Floats c) { return a * b + c; }
+NIBBLET_INLINE Floats madd(Floats a, Floats b, Floats c) { return a * b + c; }
+
+#include "kernels/linear/blocks.inc"
+#include "kernels/linear/nvfp4_bytes.inc"
+#include "kernels/linear/panels.inc"
+
+}  // namespace
+}  // namespace portable
+
+void matmul_panels(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count, int32_t first,
+                   int32_t last, float* const* y) {
+  portable::multiply_any(weight, matrix, x, count, first, last, y);
+}
+
+}  // namespace nibblet

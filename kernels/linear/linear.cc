@@ -1,0 +1,106 @@
+#include "kernels/linear/linear.h"
+
+#include <cmath>
+
+#include "kernels/linear/matmul.h"
+#include "kernels/numerics/bf16.h"
+#include "kernels/numerics/dot.h"
+#include "kernels/numerics/nvfp4.h"
+#include "kernels/numerics/partition.h"
+
+namespace nibblet {
+namespace {
+
+/// Outputs and tokens of one call of the inner product: the products of a tile wait on the stack (16 KiB) for the
+/// epilogue, and the weights of a chunk stay in the cache while the tiles of tokens pass.
+constexpr int32_t kChunkOutputs = 64;
+constexpr int32_t kTileTokens = 64;
+
+int32_t token_of(const LinearArgs& args, int32_t row) { return args.rows ? args.rows[row].token : row; }
+
+void load_row(const LinearArgs& args, int32_t token, float* to) {
+  int64_t start = int64_t(token) * args.x_stride;
+  int32_t in = args.weight.in;
+  if (args.x_type == DType::bf16) {
+    const uint16_t* from = static_cast<const uint16_t*>(args.x) + start;
+    for (int32_t k = 0; k < in; k++) to[k] = bf16_to_float(from[k]);
+  } else {
+    const float* from = static_cast<const float*>(args.x) + start;
+    for (int32_t k = 0; k < in; k++) to[k] = from[k];
+  }
+  for (int32_t k = in; k < round_up(in, kBlockInputs); k++) to[k] = 0.0f;
+}
+
+void prepare(const LinearArgs& args, int32_t row) {
+  int32_t in = args.weight.in;
+  int32_t padded = round_up(in, kBlockInputs);
+  float* x = args.prepared + int64_t(row) * padded;
+  load_row(args, token_of(args, row), x);
+  if (args.norm) {
+    float mean = dot(x, x, in) / float(in);
+    float scale = 1.0f / std::sqrt(mean + args.epsilon);
+    for (int32_t k = 0; k < in; k++) x[k] = x[k] * scale * args.norm[k];
+  }
+  if (args.quantize_input) {
+    for (int32_t k = 0; k < padded; k += kNvfp4Block) {
+      uint8_t codes[kNvfp4Block];
+      float scale = e4m3_to_float(quantize_nvfp4_block(x + k, args.weight.input_scale, codes));
+      for (int32_t i = 0; i < kNvfp4Block; i++) x[k + i] = e2m1_to_float(codes[i]) * scale;
+    }
+  } else if (!args.exact) {
+    for (int32_t k = 0; k < in; k++) x[k] = round_to_bf16(x[k]);
+  }
+}
+
+/// Writes outputs [first, last) of one row of y from their raw products.
+void finish(const LinearArgs& args, int32_t row, const float* products, int32_t first, int32_t last) {
+  int64_t start = int64_t(row) * args.y_stride;
+  for (int32_t n = first; n < last; n++) {
+    float value = products[n - first];
+    if (args.quantize_input) value *= args.weight.input_scale;
+    if (args.bias) value += args.bias[n];
+    if (args.activation == Activation::relu2) {
+      // Not a maximum with 0: a NaN must stay one.
+      value = value < 0.0f ? 0.0f : value * value;
+    }
+    if (args.y_type == DType::bf16) {
+      static_cast<uint16_t*>(args.y)[start + n] = bf16_from_float(value);
+    } else {
+      float* y = static_cast<float*>(args.y) + start + n;
+      *y = args.add ? *y + value : value;
+    }
+  }
+}
+
+void multiply(const LinearArgs& args, Matmul matmul, int32_t first, int32_t last) {
+  int32_t padded = round_up(args.weight.in, kBlockInputs);
+  alignas(64) float products[kTileTokens][kChunkOutputs];
+  const float* x[kTileTokens];
+  float* y[kTileTokens];
+  for (int32_t m = 0; m < kTileTokens; m++) y[m] = products[m];
+  for (int32_t n = first; n < last; n += kChunkOutputs) {
+    int32_t end = n + kChunkOutputs < last ? n + kChunkOutputs : last;
+    for (int32_t row = 0; row < args.count; row += kTileTokens) {
+      int32_t tile = args.count - row < kTileTokens ? args.count - row : kTileTokens;
+      for (int32_t m = 0; m < tile; m++) x[m] = args.prepared + int64_t(row + m) * padded;
+      matmul(args.weight, 0, x, tile, n, end, y);
+      for (int32_t m = 0; m < tile; m++) finish(args, row + m, products[m], n, end);
+    }
+  }
+}
+
+}  // namespace
+
+void linear(const LinearArgs& args, int phase, int worker, int workers) {
+  if (phase == 0) {
+    Range range = partition(args.count, worker, workers);
+    for (int64_t row = range.first; row < range.last; row++) prepare(args, int32_t(row));
+  } else {
+    Range range = partition(round_up(args.weight.out, kPanelRows) / kPanelRows, worker, workers);
+    int32_t first = int32_t(range.first) * kPanelRows;
+    int32_t last = int32_t(range.last) * kPanelRows;
+    multiply(args, plan_matmul(args.weight), first, last < args.weight.out ? last : args.weight.out);
+  }
+}
+
+}  // namespace nibblet
