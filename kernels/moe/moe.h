@@ -13,7 +13,8 @@ namespace nibblet {
 ///   y[t] = x[t] + sum over chosen e, ascending, of w_e · down_e(relu(up_e x̂)²) + shared_down(relu(shared_up x̂)²)
 /// The hidden activation is rounded to bf16 unless exact. Each expert's weights are read once for all its tokens.
 /// The sum of a token does not depend on the other tokens.
-/// Phases: 0 norm and routing (per token), 1 lists of tokens per expert, 2 up, 3 down, combine and residual.
+/// Needs top_k ≤ experts and groups that divide experts; a NaN score is chosen last.
+/// Phases: 0 norm, 1 router products, 2 choice and lists of tokens per expert, 3 up, 4 down, combine and residual.
 struct MoeArgs {
   int32_t tokens;
   int32_t hidden;
@@ -41,7 +42,7 @@ struct MoeArgs {
 };
 
 size_t moe_scratch_bytes(const MoeArgs& args, int64_t tokens);
-constexpr int kMoePhases = 4;
+constexpr int kMoePhases = 5;
 /// Uses plan_matmul for the weights' layout; with rows weights this is the scalar specification.
 void moe(const MoeArgs& args, int phase, int worker, int workers);
 
