@@ -15,10 +15,12 @@ inline size_t qkv_row(const AttentionArgs& args) {
 }
 
 /// Index in the cache of element 0 of the key or value at `position` of sequence `sequence` (its index in the step).
-inline size_t cache_index(const AttentionArgs& args, int32_t sequence, int32_t position, CachePart part, int32_t head) {
+inline size_t cache_index(const AttentionArgs& args, int32_t sequence, int32_t position, CachePart part,
+                          int32_t head) {
   const Step& step = *args.step;
   const int32_t page = step.pages[int64_t(sequence) * step.pages_per_sequence + position / kPageTokens];
-  return (((size_t(page) * 2 + part) * args.kv_heads + head) * kPageTokens + position % kPageTokens) * args.head_dim;
+  return (((size_t(page) * 2 + part) * args.kv_heads + head) * kPageTokens + position % kPageTokens) *
+         args.head_dim;
 }
 
 /// What a cached element is multiplied by when it is read.
@@ -28,7 +30,8 @@ inline float cache_scale(const AttentionArgs& args, CachePart part) {
 }
 
 /// Stores k and v of one token and kv head.
-inline void append_to_cache(const AttentionArgs& args, const Sequence& sequence, int32_t token, int32_t head) {
+inline void append_to_cache(const AttentionArgs& args, const Sequence& sequence, int32_t token,
+                            int32_t head) {
   const int32_t index = int32_t(&sequence - args.step->sequences);
   const int32_t position = sequence.position + (token - sequence.first);
   for (const CachePart part : {kKey, kValue}) {

@@ -2,6 +2,8 @@
 
 namespace nibblet {
 
-void mamba(const MambaArgs& args, int phase, int worker, int workers) { mamba_reference(args, phase, worker, workers); }
+void mamba(const MambaArgs& args, int phase, int worker, int workers) {
+  mamba_reference(args, phase, worker, workers);
+}
 
 }  // namespace nibblet

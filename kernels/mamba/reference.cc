@@ -14,7 +14,8 @@ void convolve(const MambaArgs& args, const Sequence& sequence, int32_t channel) 
   const size_t state = (size_t(sequence.slot) * shape.channels + channel) * history;
   // Input `time` of this step's chunk; the history has negative times.
   const auto input = [&](int32_t time) {
-    if (time >= 0) return read_element(args.projected, args.type, shape.channel_row(sequence.first + time) + channel);
+    if (time >= 0)
+      return read_element(args.projected, args.type, shape.channel_row(sequence.first + time) + channel);
     if (sequence.position == 0) return 0.0f;
     return read_element(args.conv_state, args.type, state + history + time);
   };
@@ -41,7 +42,8 @@ void scan(const MambaArgs& args, const Sequence& sequence, int32_t head) {
     const float* x = args.convolved + size_t(t) * shape.channels + head * args.head_dim;
     const float* b = args.convolved + size_t(t) * shape.channels + shape.inner + group * args.state;
     const float* c = b + args.groups * args.state;
-    const float dt = softplus(read_element(args.projected, args.type, shape.dt_row(t) + head) + args.dt_bias[head]);
+    const float dt =
+        softplus(read_element(args.projected, args.type, shape.dt_row(t) + head) + args.dt_bias[head]);
     const float decay = std::exp(a * dt);
     for (int32_t i = 0; i < args.head_dim; ++i) {
       float* s = state + size_t(i) * args.state;
@@ -63,7 +65,8 @@ void gate_and_normalise(const MambaArgs& args, int32_t token, int32_t group) {
   }
   const float inverse = 1 / std::sqrt(dot(v, v, width) / float(width) + args.epsilon);
   for (int32_t i = 0; i < width; ++i) {
-    write_element(args.y, args.type, size_t(token) * shape.inner + first + i, v[i] * inverse * args.norm[first + i]);
+    write_element(args.y, args.type, size_t(token) * shape.inner + first + i,
+                  v[i] * inverse * args.norm[first + i]);
   }
 }
 

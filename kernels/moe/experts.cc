@@ -31,7 +31,9 @@ struct Expert {
   /// Entry i of this expert: token · top_k + k, or the token for the shared expert.
   int64_t entry(int64_t i) const { return shared() ? i : scratch.entries[scratch.first[index] + i]; }
   int64_t token(int64_t entry) const { return shared() ? entry : entry / args.top_k; }
-  float* hidden(int64_t entry) const { return shared() ? scratch.shared_row(entry) : scratch.hidden_row(entry); }
+  float* hidden(int64_t entry) const {
+    return shared() ? scratch.shared_row(entry) : scratch.hidden_row(entry);
+  }
   const float* up_bias() const {
     if (shared()) return args.shared_up_bias;
     return args.up_bias == nullptr ? nullptr : args.up_bias + int64_t(index) * args.up.out;
@@ -107,7 +109,9 @@ void down(const Expert& expert, int32_t first, int32_t last) {
 
 void moe_up(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers) {
   const auto panels = [](const Expert& expert) { return ceil_divide(expert.up().out, kPanelRows); };
-  const auto panel_cost = [](const Expert& expert) { return expert.count() == 0 ? 0 : expert.count() + kPanelCost; };
+  const auto panel_cost = [](const Expert& expert) {
+    return expert.count() == 0 ? 0 : expert.count() + kPanelCost;
+  };
   int64_t total = 0;
   for (int32_t e = 0; e <= args.experts; ++e) {
     const Expert expert = {args, scratch, e};

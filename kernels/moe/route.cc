@@ -16,8 +16,8 @@ constexpr float kNever = -std::numeric_limits<float>::infinity();
 int32_t next_best(const float* values, int32_t count, int32_t previous) {
   int32_t best = -1;
   for (int32_t i = 0; i < count; ++i) {
-    const bool follows = previous < 0 || values[i] < values[previous] ||
-                         (values[i] == values[previous] && i > previous);
+    const bool follows =
+        previous < 0 || values[i] < values[previous] || (values[i] == values[previous] && i > previous);
     if (follows && (best < 0 || values[i] > values[best])) best = i;
   }
   return best;

@@ -9,7 +9,8 @@ constexpr int32_t kMoeTile = 32;
 
 /// The scratch memory of one call. Rows that Matmul reads or writes are padded to a multiple of 16 floats.
 struct MoeScratch {
-  float* normed;     ///< [tokens, hidden, padded] x̂ with zero padding; from phase 4 on the sums of the experts' outputs
+  float*
+      normed;  ///< [tokens, hidden, padded] x̂ with zero padding; from phase 4 on the sums of the experts' outputs
   float* hidden;     ///< [tokens · top_k, width, padded], by entry, zero padding
   float* shared;     ///< [tokens, shared width, padded], zero padding
   float* scores;     ///< [tokens, experts] sigmoid of the router's logits

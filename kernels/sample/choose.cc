@@ -14,7 +14,12 @@ class Candidates {
 
  public:
   Candidates(const Scores& scores, int32_t* ids, int32_t count, float largest, float temperature)
-      : scores_(scores), ids_(ids), count_(count), left_(count), largest_(largest), temperature_(temperature) {
+      : scores_(scores),
+        ids_(ids),
+        count_(count),
+        left_(count),
+        largest_(largest),
+        temperature_(temperature) {
     std::make_heap(ids_, ids_ + left_, less());
   }
 

@@ -24,7 +24,8 @@ void mark_prompt(const SampleArgs& args, const Sequence& sequence) {
   for (int32_t t = sequence.first; t < sequence.first + sequence.count; ++t) seen[args.step->ids[t]] = 1;
 }
 
-Scores scores_of_row(const SampleArgs& args, int32_t row, const Sequence& sequence, const Sampling& sampling) {
+Scores scores_of_row(const SampleArgs& args, int32_t row, const Sequence& sequence,
+                     const Sampling& sampling) {
   const bool penalised = (sequence.flags & kCount) != 0 &&
                          (sampling.repetition != 1 || sampling.presence != 0 || sampling.frequency != 0);
   const int64_t counted = int64_t(sequence.slot) * args.vocabulary;
@@ -38,7 +39,8 @@ Scores scores_of_row(const SampleArgs& args, int32_t row, const Sequence& sequen
 }
 
 /// Moves the slot past `token`. The whole forced list is emitted, even where a token in its middle is a think-end id.
-void advance(Slot& slot, const Sampling& sampling, const int32_t* lists, int32_t token, bool forced, Result& result) {
+void advance(Slot& slot, const Sampling& sampling, const int32_t* lists, int32_t token, bool forced,
+             Result& result) {
   slot.token = token;
   if (forced) {
     result.flags |= kForced;
