@@ -1,0 +1,89 @@
+// Buffers, weights and the files they are loaded from.
+#include "native/addon/handles.h"
+
+namespace nibblet {
+namespace {
+
+Format format(const Napi::Value& value) {
+  std::string name = text(value, "format");
+  if (name == "f32") return Format::f32;
+  if (name == "bf16") return Format::bf16;
+  if (name == "e4m3") return Format::e4m3;
+  if (name == "nvfp4") return Format::nvfp4;
+  throw invalid("unknown weight format '" + name + "'; expected f32, bf16, e4m3 or nvfp4");
+}
+
+Layout layout(const Napi::Value& value) {
+  std::string name = text(value, "layout");
+  if (name == "rows") return Layout::rows;
+  if (name == "panels") return Layout::panels;
+  throw invalid("unknown weight layout '" + name + "'; expected rows or panels");
+}
+
+/// `[file, offset, dtype, name]`, or undefined
+FileTensor file_tensor(const Napi::Value& value) {
+  FileTensor result;
+  if (value.IsUndefined()) return result;
+  if (!value.IsArray()) throw invalid("expected a file tensor");
+  Napi::Array array = value.As<Napi::Array>();
+  result.file = unwrap<MappedFile>(array.Get(0u));
+  result.offset = size(array.Get(1u), "offset");
+  result.dtype = dtype(array.Get(2u));
+  result.name = text(array.Get(3u), "name");
+  return result;
+}
+
+template <class T>
+Napi::Value dispose(const Napi::CallbackInfo& info) {
+  slot_of<T>(info[0]).reset();
+  return info.Env().Undefined();
+}
+
+Napi::Value create_weight(const Napi::CallbackInfo& info) {
+  return wrap(info.Env(), std::make_shared<Weight>(unwrap<Device>(info[0]), format(info[1]), layout(info[2]),
+                                                   integer(info[3], "matrices"), integer(info[4], "out"), integer(info[5], "in")));
+}
+
+Napi::Value load_tensor_from(const Napi::CallbackInfo& info) {
+  unwrap<Stream>(info[0])->enqueue(load_tensor(tensor(info[1]), file_tensor(info[2])));
+  return info.Env().Undefined();
+}
+
+Napi::Value load_weight_from(const Napi::CallbackInfo& info) {
+  if (!info[2].IsObject()) throw invalid("expected a weight part");
+  Napi::Object given = info[2].As<Napi::Object>();
+  WeightPart part;
+  part.matrix = integer(given.Get("matrix"), "matrix");
+  part.first_row = integer(given.Get("firstRow"), "firstRow");
+  part.rows = integer(given.Get("rows"), "rows");
+  part.elements = file_tensor(given.Get("elements"));
+  if (!part.elements) throw invalid("expected `elements` in a weight part");
+  part.block_scales = file_tensor(given.Get("blockScales"));
+  part.row_scales = file_tensor(given.Get("rowScales"));
+  part.scale = static_cast<float>(number(given.Get("scale"), "scale"));
+  part.input_scale = static_cast<float>(number(given.Get("inputScale"), "inputScale"));
+  unwrap<Stream>(info[0])->enqueue(load_weight(unwrap<Weight>(info[1]), part));
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void export_memory(Napi::Env env, Napi::Object exports) {
+  export_function(env, exports, "createBuffer", [](const Napi::CallbackInfo& info) -> Napi::Value {
+    return wrap(info.Env(), std::make_shared<Buffer>(unwrap<Device>(info[0]), size(info[1], "bytes")));
+  });
+  export_function(env, exports, "disposeBuffer", dispose<Buffer>);
+  export_function(env, exports, "createWeight", create_weight);
+  export_function(env, exports, "weightBytes", [](const Napi::CallbackInfo& info) -> Napi::Value {
+    return Napi::Number::New(info.Env(), static_cast<double>(unwrap<Weight>(info[0])->buffer()->bytes()));
+  });
+  export_function(env, exports, "disposeWeight", dispose<Weight>);
+  export_function(env, exports, "mapFile", [](const Napi::CallbackInfo& info) -> Napi::Value {
+    return wrap(info.Env(), std::make_shared<MappedFile>(text(info[0], "path")));
+  });
+  export_function(env, exports, "disposeFile", dispose<MappedFile>);
+  export_function(env, exports, "loadTensor", load_tensor_from);
+  export_function(env, exports, "loadWeight", load_weight_from);
+}
+
+}  // namespace nibblet

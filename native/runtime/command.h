@@ -1,0 +1,42 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "kernels/step.h"
+
+namespace nibblet {
+
+/// What a command sees while it runs.
+struct Execution {
+  const Step* step;  ///< null before a stream's first step
+  int threads;
+  const std::atomic<bool>* cancelled;
+};
+
+/// One enqueued piece of work: an op with its operands bound, a load, a copy. It holds references to all that it touches.
+class Command {
+ public:
+  virtual ~Command() = default;
+  virtual const char* name() const = 0;
+  /// Runs on the device's engine thread. Throws Error on failure.
+  virtual void run(const Execution& execution) = 0;
+};
+
+/// Floating-point work above which a phase is cut into slices, so that cancellation is seen within about 10 ms.
+constexpr double kSliceWork = 2e7;
+
+/// Runs the phases of a kernel over the pool, with a barrier after each. `work` estimates the multiply-adds of a phase;
+/// kernels give the same result for any number of slices. Returns early, between slices, once cancelled.
+template <class Args>
+void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases, const Args& args,
+                double work);
+
+/// As above for kernels with scratch per worker: never more slices than `threads`.
+template <class Args>
+void run_phases_unsliced(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases,
+                         const Args& args);
+
+}  // namespace nibblet
+
+#include "native/runtime/command_inl.h"

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "native/runtime/command.h"
+#include "native/runtime/tensor.h"
+#include "native/runtime/weight.h"
+
+namespace nibblet {
+
+/// A checkpoint file mapped read-only. Pages come in as they are copied and can be dropped again by the system.
+class MappedFile {
+ public:
+  /// Throws BAD_FORMAT naming the file when it cannot be opened or mapped.
+  explicit MappedFile(const std::string& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  /// `bytes` bytes from `offset`. Throws BAD_FORMAT when the file is shorter.
+  const uint8_t* range(size_t offset, size_t bytes) const;
+
+ private:
+  std::string path_;
+  uint8_t* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+/// Where a tensor lies in a file. `name` is for messages.
+struct FileTensor {
+  std::shared_ptr<MappedFile> file;
+  size_t offset = 0;
+  DType dtype = DType::f32;
+  std::string name;
+
+  explicit operator bool() const { return file != nullptr; }
+};
+
+/// Copies a whole tensor: same dtype bit for bit, or f16/bf16 widened to f32. Throws INVALID_OPTION for other pairs.
+std::unique_ptr<Command> load_tensor(const Tensor& to, const FileTensor& from);
+
+/// One part of a weight: `rows` rows of matrix `matrix` from row `first_row`.
+struct WeightPart {
+  int32_t matrix;
+  int32_t first_row;
+  int32_t rows;
+  FileTensor elements;      ///< f32, f16, bf16 or e4m3 [rows, in], or u8 codes [rows, in / 2]
+  FileTensor block_scales;  ///< nvfp4: e4m3 [rows, in / 16]
+  FileTensor row_scales;    ///< optional f32 or bf16 [rows]; otherwise every row has `scale`
+  float scale;
+  float input_scale;  ///< multiplier form, 0 when there is none; the largest of a weight's parts counts
+};
+
+/// Packs a part. Fails with BAD_FORMAT naming tensor and file on NaN or negative scales.
+std::unique_ptr<Command> load_weight(std::shared_ptr<Weight> weight, const WeightPart& part);
+
+}  // namespace nibblet

@@ -1,0 +1,72 @@
+#include "kernels/attention/attention.h"
+
+#include <cmath>
+
+#include "native/runtime/ops.h"
+
+namespace nibblet {
+namespace {
+
+class Attention : public OpCommand {
+ public:
+  explicit Attention(const OpCall& call) : OpCommand(call) {
+    const Tensor& qkv = call.tensor("qkv");
+    const Tensor& cache = call.tensor("cache");
+    int64_t heads = call.integer("heads"), kv_heads = cache.shape[2], head_dim = cache.shape[4];
+    if (heads < 1 || kv_heads < 1 || heads % kv_heads != 0) {
+      call.fail("`heads` must be a multiple of the " + std::to_string(kv_heads) + " kv heads, got " + std::to_string(heads));
+    }
+    call.expect_shape("cache", {-1, 2, -1, kPageTokens, -1});
+    call.expect_shape("qkv", {-1, (heads + 2 * kv_heads) * head_dim});
+    call.expect_shape("y", {qkv.shape[0], heads * head_dim});
+    call.expect_shape("slots", {-1, sizeof(Slot) / 4});
+    if (call.tensor("y").dtype != qkv.dtype) call.fail("`qkv` and `y` must have one dtype");
+    args_.k_scale = static_cast<float>(call.number("kScale"));
+    args_.v_scale = static_cast<float>(call.number("vScale"));
+    if (!(args_.k_scale > 0) || !(args_.v_scale > 0)) call.fail("cache scales must be positive");
+    slot_count_ = call.tensor("slots") ? call.tensor("slots").shape[0] : INT32_MAX;
+    capacity_ = qkv.shape[0];
+    pages_ = cache.shape[0];
+    exact_ = call.flag("exact");
+    args_.slots = call.tensor("slots").as<Slot>();
+    args_.heads = static_cast<int32_t>(heads);
+    args_.kv_heads = static_cast<int32_t>(kv_heads);
+    args_.head_dim = static_cast<int32_t>(head_dim);
+    args_.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    args_.type = qkv.dtype;
+    args_.qkv = qkv.as<void>();
+    args_.cache_type = cache.dtype;
+    args_.cache = cache.as<void>();
+    args_.y = call.tensor("y").as<void>();
+  }
+
+  void run(const Execution& execution) override {
+    AttentionArgs args = args_;
+    const Step& step = step_of(execution);
+    args.step = &step;
+    check_tokens(step, capacity_);
+    check_slots(step, slot_count_, args.slots != nullptr);
+    double work = 0;
+    for (int32_t s = 0; s < step.sequence_count; ++s) {
+      const Sequence& sequence = step.sequences[s];
+      int32_t used = (sequence.position + sequence.count + kPageTokens - 1) / kPageTokens;
+      for (int32_t i = 0; i < used; ++i) {
+        int32_t page = step.pages[int64_t(s) * step.pages_per_sequence + i];
+        if (page < 0 || page >= pages_) fail("page " + std::to_string(page) + " does not exist");
+      }
+      work += 2.0 * sequence.count * (sequence.position + sequence.count) * args.heads * args.head_dim;
+    }
+    run_phases(execution, exact_ ? attention_reference : attention, kAttentionPhases, args, work);
+  }
+
+ private:
+  AttentionArgs args_{};
+  bool exact_;
+  int64_t slot_count_, capacity_, pages_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> bind_attention(const OpCall& call) { return std::make_unique<Attention>(call); }
+
+}  // namespace nibblet

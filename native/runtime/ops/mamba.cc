@@ -1,0 +1,80 @@
+#include "kernels/mamba/mamba.h"
+
+#include "native/runtime/ops.h"
+
+namespace nibblet {
+namespace {
+
+class Mamba : public OpCommand {
+ public:
+  explicit Mamba(const OpCall& call) : OpCommand(call) {
+    const Tensor& projected = call.tensor("projected");
+    const Tensor& state = call.tensor("ssmState");
+    int64_t slots = state.shape[0], heads = state.shape[1], head_dim = state.shape[2], size = state.shape[3];
+    int64_t groups = call.integer("groups"), inner = heads * head_dim;
+    if (groups < 1 || heads % groups != 0) call.fail("`groups` must divide the " + std::to_string(heads) + " heads");
+    int64_t channels = inner + 2 * groups * size;
+    int64_t kernel = call.tensor("convWeight").shape[1];
+    if (kernel < 2 || kernel > 8) call.fail("expected a convolution kernel of 2 to 8, got " + std::to_string(kernel));
+    call.expect_shape("projected", {-1, 2 * inner + 2 * groups * size + heads});
+    call.expect_shape("convWeight", {channels, -1});
+    call.expect_shape("convBias", {channels});
+    call.expect_shape("dtBias", {heads});
+    call.expect_shape("aLog", {heads});
+    call.expect_shape("d", {heads});
+    call.expect_shape("norm", {inner});
+    call.expect_shape("convState", {slots, channels, kernel - 1});
+    call.expect_shape("y", {projected.shape[0], inner});
+    call.expect_shape("slots", {-1, sizeof(Slot) / 4});
+    if (call.tensor("y").dtype != projected.dtype || call.tensor("convState").dtype != projected.dtype) {
+      call.fail("`projected`, `convState` and `y` must have one dtype");
+    }
+    slot_count_ = slots;
+    if (call.tensor("slots")) slot_count_ = std::min(slot_count_, call.tensor("slots").shape[0]);
+    capacity_ = projected.shape[0];
+    exact_ = call.flag("exact");
+    args_.slots = call.tensor("slots").as<Slot>();
+    args_.heads = static_cast<int32_t>(heads);
+    args_.head_dim = static_cast<int32_t>(head_dim);
+    args_.groups = static_cast<int32_t>(groups);
+    args_.state = static_cast<int32_t>(size);
+    args_.kernel = static_cast<int32_t>(kernel);
+    args_.epsilon = static_cast<float>(call.number("epsilon"));
+    args_.type = projected.dtype;
+    args_.projected = projected.as<void>();
+    args_.conv_weight = call.tensor("convWeight").as<float>();
+    args_.conv_bias = call.tensor("convBias").as<float>();
+    args_.dt_bias = call.tensor("dtBias").as<float>();
+    args_.a_log = call.tensor("aLog").as<float>();
+    args_.d = call.tensor("d").as<float>();
+    args_.norm = call.tensor("norm").as<float>();
+    args_.conv_state = call.tensor("convState").as<void>();
+    args_.ssm_state = state.as<float>();
+    args_.y = call.tensor("y").as<void>();
+    size_t convolved = size_t(capacity_) * size_t(channels);
+    workspace_ = call.stream->workspace((convolved + size_t(capacity_) * size_t(inner)) * sizeof(float));
+    args_.convolved = reinterpret_cast<float*>(workspace_->data());
+    args_.scanned = args_.convolved + convolved;
+  }
+
+  void run(const Execution& execution) override {
+    MambaArgs args = args_;
+    args.step = &step_of(execution);
+    check_tokens(*args.step, capacity_);
+    check_slots(*args.step, slot_count_, args.slots != nullptr);
+    double work = 2.0 * args.step->tokens * args.heads * args.head_dim * args.state;
+    run_phases(execution, exact_ ? mamba_reference : mamba, kMambaPhases, args, work);
+  }
+
+ private:
+  MambaArgs args_{};
+  bool exact_;
+  int64_t slot_count_, capacity_;
+  std::shared_ptr<Buffer> workspace_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> bind_mamba(const OpCall& call) { return std::make_unique<Mamba>(call); }
+
+}  // namespace nibblet

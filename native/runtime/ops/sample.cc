@@ -1,0 +1,51 @@
+#include "kernels/sample/sample.h"
+
+#include "native/runtime/ops.h"
+
+namespace nibblet {
+namespace {
+
+class Sample : public OpCommand {
+ public:
+  explicit Sample(const OpCall& call) : OpCommand(call) {
+    const Tensor& logits = call.tensor("logits");
+    int64_t slots = call.tensor("slots").shape[0], vocabulary = logits.shape[1];
+    call.expect_shape("slots", {-1, sizeof(Slot) / 4});
+    call.expect_shape("seen", {slots, vocabulary});
+    call.expect_shape("counts", {slots, vocabulary});
+    call.expect_shape("results", {logits.shape[0], sizeof(Result)});
+    if (call.tensor("results").offset % alignof(Result) != 0) call.fail("`results` is not aligned to 4 bytes");
+    slot_count_ = slots;
+    capacity_ = logits.shape[0];
+    args_.slots = call.tensor("slots").as<Slot>();
+    args_.vocabulary = static_cast<int32_t>(vocabulary);
+    args_.logits = logits.as<float>();
+    args_.seen = call.tensor("seen").as<uint8_t>();
+    args_.counts = call.tensor("counts").as<uint32_t>();
+    args_.results = call.tensor("results").as<Result>();
+    workspace_ = call.stream->workspace(size_t(call.stream->threads()) * size_t(vocabulary) * sizeof(int32_t));
+    args_.scratch = reinterpret_cast<int32_t*>(workspace_->data());
+  }
+
+  void run(const Execution& execution) override {
+    SampleArgs args = args_;
+    const Step& step = step_of(execution);
+    args.step = &step;
+    check_slots(step, slot_count_, true);
+    if (step.row_count == 0 && step.sequence_count == 0) return;
+    if (step.row_count > capacity_) fail("the step samples more rows than the graph was captured for");
+    if (step.row_count > 0 && !step.sampling) fail("the step has rows but no sampling parameters");
+    run_phases_unsliced(execution, sample, kSamplePhases, args);
+  }
+
+ private:
+  SampleArgs args_{};
+  int64_t slot_count_, capacity_;
+  std::shared_ptr<Buffer> workspace_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> bind_sample(const OpCall& call) { return std::make_unique<Sample>(call); }
+
+}  // namespace nibblet

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "native/runtime/command.h"
+#include "native/runtime/device.h"
+#include "native/runtime/error.h"
+#include "native/runtime/graph.h"
+#include "native/runtime/step_input.h"
+
+namespace nibblet {
+
+/// How a piece of work ended. `error` is set when it failed or never ran; `cancelled` when it was cut short on request.
+struct Outcome {
+  std::optional<Error> error;
+  bool cancelled = false;
+  std::vector<uint8_t> bytes;
+};
+
+/// Called once, on the engine thread, or on the closing thread for work that never ran.
+using Completion = std::function<void(Outcome)>;
+/// Set by the host to cut short the work it was given with.
+using CancelFlag = std::shared_ptr<std::atomic<bool>>;
+
+/// An ordered queue of work on a device. Methods are called from one host thread and never block on the device, except
+/// close(). A failing command poisons the stream: what waits completes with its error and later calls throw it.
+class Stream : public std::enable_shared_from_this<Stream> {
+ public:
+  Stream(std::shared_ptr<Device> device, int threads);
+  ~Stream();
+
+  const std::shared_ptr<Device>& device() const { return device_; }
+  int threads() const { return threads_; }
+
+  /// Throws DISPOSED when closed, or the error that poisoned the stream.
+  void throw_if_unusable();
+  void enqueue(std::shared_ptr<Command> command);
+  void begin_capture();
+  std::shared_ptr<Graph> end_capture(Tensor result, bool result_rows);
+  void abandon_capture() { recording_.reset(); }
+  /// Makes `input` the step of the commands enqueued after it.
+  void step(std::shared_ptr<const StepInput> input);
+  void launch(std::shared_ptr<const Graph> graph, std::shared_ptr<const StepInput> input, CancelFlag cancel,
+              Completion done);
+  void sync(Completion done);
+  void read(Tensor tensor, Completion done);
+
+  /// At least `bytes` of scratch for commands, which run one at a time. Commands hold the buffer they were given.
+  std::shared_ptr<Buffer> workspace(size_t bytes);
+
+  /// Cancels what runs, completes what waits with STREAM_FAILED, and leaves the device. Idempotent.
+  void close();
+
+  // For the device's engine thread.
+  bool ready();
+  void run_one();
+
+ private:
+  struct Job {
+    std::shared_ptr<Command> command;
+    std::shared_ptr<const Graph> graph;
+    std::shared_ptr<const StepInput> input;
+    Tensor tensor;
+    CancelFlag cancel;
+    Completion done;
+  };
+
+  void push(Job job);
+  Outcome execute(Job& job);
+
+  const std::shared_ptr<Device> device_;
+  const int threads_;
+  std::shared_ptr<Buffer> workspace_;
+  std::optional<std::vector<std::shared_ptr<Command>>> recording_;
+  bool closed_ = false;
+
+  std::mutex mutex_;
+  std::deque<Job> queue_;
+  std::optional<Error> failure_;
+  CancelFlag running_;  // the flag of the work under way, so that close() reaches into it
+  std::atomic<bool> closing_{false};
+  std::shared_ptr<const StepInput> input_;  // engine thread only
+};
+
+}  // namespace nibblet
