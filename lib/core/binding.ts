@@ -33,8 +33,8 @@ export interface BindingAttempt {
 export interface LocateOptions {
   /** Folder of the package that wants the addon. Default: this one's. */
   root?: string
-  /** Path of the addon, which ends the search. Default: the environment variable `NIBBLET_BINARY`. */
-  binary?: string | undefined
+  /** Path of the addon, which ends the search; '' for none. Default: the environment variable `NIBBLET_BINARY`. */
+  binary?: string
 }
 
 let located: LocatedBinding | undefined
@@ -67,9 +67,9 @@ export function describeBinding(): Pick<LocatedBinding, 'path' | 'source'> {
  */
 export function locateBinding({
   root = packageRoot,
-  binary = process.env.NIBBLET_BINARY,
+  binary = process.env.NIBBLET_BINARY ?? '',
 }: LocateOptions = {}): LocatedBinding {
-  if (binary) {
+  if (binary !== '') {
     const path = resolve(binary)
     if (!existsSync(path)) {
       throw new BindingError(
@@ -80,7 +80,7 @@ export function locateBinding({
         },
       )
     }
-    return check({ path, source: 'environment', binding: load(path, () => require(path)) }, root)
+    return check({ path, source: 'environment', binding: load(path, root, () => require(path)) }, root)
   }
 
   const attempts: BindingAttempt[] = []
@@ -92,7 +92,7 @@ export function locateBinding({
       module_root: root,
       try: [['module_root', 'build', 'Release', 'bindings']],
     }
-    return check({ path: built, source: 'build', binding: load(built, () => require('bindings')(options)) }, root)
+    return check({ path: built, source: 'build', binding: load(built, root, () => require('bindings')(options)) }, root)
   }
   attempts.push({ path: built, reason: 'no such file' })
 
@@ -102,7 +102,7 @@ export function locateBinding({
   } else if (!isInstalled(candidate.name)) {
     attempts.push({ path: candidate.name, reason: 'the package is not installed' })
   } else {
-    return check({ path: candidate.name, source: 'package', binding: load(candidate.name, candidate.load) }, root)
+    return check({ path: candidate.name, source: 'package', binding: load(candidate.name, root, candidate.load) }, root)
   }
 
   const tried = attempts.map(({ path, reason }) => `  ${path}: ${reason}`).join('\n')
@@ -154,12 +154,12 @@ function isInstalled(name: string): boolean {
   }
 }
 
-function load(path: string, open: () => unknown): VersionedBinding {
+function load(path: string, root: string, open: () => unknown): VersionedBinding {
   try {
     return open() as VersionedBinding
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause)
-    const message = `${path} is there but cannot be loaded: ${reason}\n${advice(packageRoot)}`
+    const message = `${path} is there but cannot be loaded: ${reason}\n${advice(root)}`
     throw new BindingError('NO_BINARY', message, { cause, details: { attempts: [{ path, reason }] } })
   }
 }
