@@ -163,7 +163,7 @@ export class Checkpoint {
       const format = weight.dtype.toLowerCase() as 'f32' | 'bf16' | 'f16'
       return { module, format, out, in: in_, weight, scale: 1 }
     }
-    return takeLinear(this.#store, this.quantization, module, out, in_)
+    return takeLinear(this.#context, module, out, in_)
   }
 
   /**
@@ -179,7 +179,7 @@ export class Checkpoint {
     out: number,
     in_: number,
   ): LinearSource[] {
-    return takeExperts(this.#store, this.quantization, prefix, projection, count, out, in_)
+    return takeExperts(this.#context, prefix, projection, count, out, in_)
   }
 
   /**
@@ -220,6 +220,10 @@ export class Checkpoint {
         'nibblet does not skip what it does not know: this checkpoint is of another kind than its config says.',
       { details: { tensors: unused } },
     )
+  }
+
+  get #context() {
+    return { store: this.#store, config: this.config }
   }
 
   #hasHead(): boolean {

@@ -1,4 +1,6 @@
 import { ModelError } from '../errors.js'
+import type { NemotronHConfig } from '../models/config.js'
+import { hasBias } from './bias.js'
 import { blockSize, type ModuleFormat, type QuantizationRecipe } from './recipe.js'
 import type { TensorRef } from './safetensors.js'
 import { floatDtypes, type TensorStore } from './tensor-store.js'
@@ -30,6 +32,12 @@ export interface LinearSource {
 
 const plainFormats = { F32: 'f32', BF16: 'bf16', F16: 'f16' } as const
 
+/** Where modules are taken from, and what they should be. */
+export interface LinearContext {
+  readonly store: TensorStore
+  readonly config: NemotronHConfig
+}
+
 /** A stored matrix, or a stack of them when `count` > 1 or `stacked`. */
 interface Stored {
   module: string
@@ -56,16 +64,23 @@ function observe(store: TensorStore, stored: Stored): 'nvfp4 modelopt' | 'nvfp4 
   return 'none'
 }
 
-function checkRecipe(store: TensorStore, stored: Stored, format: ModuleFormat, recipe: QuantizationRecipe): void {
-  const expected = format.format === 'nvfp4' ? `nvfp4 ${format.naming}` : format.format
+/** The first of the formats that the recipe allows and the tensors have. */
+function chooseFormat(
+  store: TensorStore,
+  stored: Stored,
+  allowed: readonly ModuleFormat[],
+  recipe: QuantizationRecipe,
+): ModuleFormat {
   const observed = observe(store, stored)
-  if (expected === observed) return
+  const tag = (format: ModuleFormat) => (format.format === 'nvfp4' ? `nvfp4 ${format.naming}` : format.format)
+  const [first = { format: 'none' }] = allowed
+  const format = allowed.find((candidate) => tag(candidate) === observed)
   const packed = observed === 'nvfp4 compressed-tensors'
   const ref = store.find(stored.name(packed ? 'weight_packed' : 'weight'))
-  if (!ref) return // `take` reports the missing tensor.
+  if (format || !ref) return format ?? first // Taking the tensors reports a missing one.
   throw new ModelError(
     'BAD_FORMAT',
-    `${stored.module} is ${describe(format)} according to ${recipe.file}, but tensor "${ref.name}" in ${ref.file} is ` +
+    `${stored.module} is ${describe(first)} according to ${recipe.file}, but tensor "${ref.name}" in ${ref.file} is ` +
       `${ref.dtype} [${ref.shape.join(', ')}]. Check that config and weights belong together.`,
   )
 }
@@ -159,17 +174,16 @@ function takeMatrix(store: TensorStore, stored: Stored, format: ModuleFormat): (
   return takePlain(store, stored)
 }
 
-function takeBias(store: TensorStore, stored: Stored): ((index: number) => TensorRef) | undefined {
-  const name = stored.name('bias')
-  if (!store.find(name)) return undefined
-  const bias = store.take(name, { shape: [...stored.lead, stored.out], dtypes: floatDtypes })
+function takeBias(store: TensorStore, stored: Stored): (index: number) => TensorRef {
+  const bias = store.take(stored.name('bias'), { shape: [...stored.lead, stored.out], dtypes: floatDtypes })
   return (index) => slice(bias, stored, index, [stored.out])
 }
 
-function take(store: TensorStore, recipe: QuantizationRecipe, stored: Stored, format: ModuleFormat): LinearSource[] {
-  checkRecipe(store, stored, format, recipe)
+function take(context: LinearContext, stored: Stored, formats: readonly ModuleFormat[]): LinearSource[] {
+  const { store, config } = context
+  const format = chooseFormat(store, stored, formats, config.quantization)
   const matrix = takeMatrix(store, stored, format)
-  const bias = takeBias(store, stored)
+  const bias = hasBias(store, config, stored.module) ? takeBias(store, stored) : undefined
   const stacked = stored.lead.length > 0
   return Array.from({ length: stored.lead[0] ?? 1 }, (_, index) => ({
     module: stacked ? `${stored.module}[${index}]` : stored.module,
@@ -186,33 +200,26 @@ function take(store: TensorStore, recipe: QuantizationRecipe, stored: Stored, fo
  * @param module canonical name without `.weight`.
  * @throws {ModelError} `BAD_FORMAT` naming module, tensor and file.
  */
-export function takeLinear(
-  store: TensorStore,
-  recipe: QuantizationRecipe,
-  module: string,
-  out: number,
-  inputs: number,
-): LinearSource {
+export function takeLinear(context: LinearContext, module: string, out: number, inputs: number): LinearSource {
   const stored: Stored = { module, lead: [], out, in: inputs, name: (part) => `${module}.${part}` }
-  const [source] = take(store, recipe, stored, recipe.formatOf(module))
+  const [source] = take(context, stored, [context.config.quantization.formatOf(module)])
   return source as LinearSource
 }
 
-/** The one format of a stack: what the recipe says of the stack or, name by name, of every expert in it. */
-function stackFormat(recipe: QuantizationRecipe, prefix: string, projection: string, count: number): ModuleFormat {
+/**
+ * What the recipe says of a stack: a list of modules may name the stack, or its experts one by one. The tensors decide
+ * between the two readings.
+ */
+function stackFormats(recipe: QuantizationRecipe, prefix: string, projection: string, count: number): ModuleFormat[] {
   const names = Array.from({ length: count }, (_, index) => `${prefix}.${index}.${projection}`)
-  const [first, ...others] = names.map((name) => recipe.formatOf(name))
-  const stack = recipe.formatOf(`${prefix}.${projection}`)
-  if (first && others.every((format) => describe(format) === describe(first)) && first.format === stack.format)
-    return stack
-  const single = [first, ...others].every((format) => format?.format === 'none')
-  // A list of quantized or excluded modules may name the stack alone or the experts alone.
-  if (single || recipe.algorithm === 'MIXED_PRECISION') return stack.format === 'none' && first ? first : stack
-  if (stack.format === 'none') return stack
-  throw new ModelError(
-    'BAD_FORMAT',
-    `${recipe.file} gives the experts of ${prefix}.${projection} different formats, but they are stored as one tensor.`,
-  )
+  const [first = { format: 'none' }, ...others] = names.map((name) => recipe.formatOf(name))
+  if (others.some((format) => describe(format) !== describe(first))) {
+    throw new ModelError(
+      'BAD_FORMAT',
+      `${recipe.file} gives the experts of ${prefix}.${projection} different formats, but they are stored as one tensor.`,
+    )
+  }
+  return [recipe.formatOf(`${prefix}.${projection}`), first]
 }
 
 /** The name of a stack's part: transformers' bare parameter `up_proj` (companions `up_proj_…`), or a module's `.weight`. */
@@ -230,21 +237,21 @@ function stackName(store: TensorStore, base: string): (part: string) => string {
  * @param prefix canonical name of the experts module, for example `backbone.layers.1.mixer.experts`.
  */
 export function takeExperts(
-  store: TensorStore,
-  recipe: QuantizationRecipe,
+  context: LinearContext,
   prefix: string,
   projection: string,
   count: number,
   out: number,
   inputs: number,
 ): LinearSource[] {
+  const { store, config } = context
   const base = `${prefix}.${projection}`
   const stacked = [base, `${base}.weight`, `${base}.weight_packed`].some((name) => store.find(name))
   if (!stacked) {
     return Array.from({ length: count }, (_, expert) =>
-      takeLinear(store, recipe, `${prefix}.${expert}.${projection}`, out, inputs),
+      takeLinear(context, `${prefix}.${expert}.${projection}`, out, inputs),
     )
   }
   const stored: Stored = { module: base, lead: [count], out, in: inputs, name: stackName(store, base) }
-  return take(store, recipe, stored, stackFormat(recipe, prefix, projection, count))
+  return take(context, stored, stackFormats(config.quantization, prefix, projection, count))
 }
