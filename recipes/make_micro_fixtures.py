@@ -100,9 +100,9 @@ def golden_tensors(results: list[tuple[np.ndarray, Result]]) -> dict[str, Tensor
     return tensors
 
 
-def make(fixture: Fixture) -> None:
-    """Write one fixture, with the first seed that has no close call."""
-    folder = FOLDER / fixture.name
+def make(parent: Path, fixture: Fixture) -> None:
+    """Write one fixture below `parent`, with the first seed that has no close call."""
+    folder = parent / fixture.name
     for seed in range(fixture.seed, fixture.seed + 200):
         with tempfile.TemporaryDirectory() as temporary:
             draft = Path(temporary)
@@ -114,7 +114,7 @@ def make(fixture: Fixture) -> None:
                 continue
             write_file(draft / 'goldens.safetensors', golden_tensors(results))
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            folder.mkdir(parents=True)
             for path in draft.iterdir():
                 (folder / path.name).write_bytes(path.read_bytes())
         size = sum(path.stat().st_size for path in folder.iterdir())
@@ -135,7 +135,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for fixture in FIXTURES:
         if args.only in (None, fixture.name):
-            make(fixture)
+            make(FOLDER, fixture)
     total = sum(path.stat().st_size for path in FOLDER.rglob('*') if path.is_file())
     count = sum(1 for path in FOLDER.iterdir() if load_config(path) and load_float32(path))
     print(f'{count} fixtures, {total} bytes')

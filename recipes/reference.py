@@ -101,24 +101,30 @@ class Reference:
 
     @torch.no_grad()
     def run(self, ids: np.ndarray, greedy: int) -> Result:
-        """Logits of every position and a greedy continuation of at most `greedy` tokens (with the cache)."""
-        cache = DynamicCache(config=self.model.config)
-        logits = self._step(ids, cache)
-        best = _best(logits)
+        """Logits of every position and a greedy continuation of at most `greedy` tokens.
+
+        The continuation is decoded with transformers' cache, or, as that needs an attention layer, by running the
+        whole sequence again for every token of a model that has none.
+        """
+        cached = 'full_attention' in self.model.config.layers_block_type
+        cache = DynamicCache(config=self.model.config) if cached else None
+        sequence = ids
+        logits = self._step(sequence, cache)
+        first = last = _best(logits)
         tokens: list[int] = []
         margins: list[float] = []
-        last = best
         while len(tokens) < greedy:
             tokens.append(int(last[0][-1]))
             margins.append(float(last[1][-1]))
             if tokens[-1] in self.stop_ids or len(tokens) == greedy:
                 break
-            last = _best(self._step(np.array(tokens[-1:]), cache))
-        return Result(logits, *best, np.array(tokens, np.int32), np.array(margins, np.float32))
+            sequence = np.append(sequence, tokens[-1])
+            last = _best(self._step(sequence[-1:] if cached else sequence, cache))
+        return Result(logits, *first, np.array(tokens, np.int32), np.array(margins, np.float32))
 
-    def _step(self, ids: np.ndarray, cache: DynamicCache) -> np.ndarray:
+    def _step(self, ids: np.ndarray, cache: DynamicCache | None) -> np.ndarray:
         batch = torch.from_numpy(ids.astype(np.int64))[None]
-        return self.model(batch, past_key_values=cache, use_cache=True).logits[0].numpy()
+        return self.model(batch, past_key_values=cache, use_cache=cache is not None).logits[0].numpy()
 
 
 def _best(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
