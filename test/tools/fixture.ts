@@ -53,7 +53,7 @@ export class Fixture {
       cpSync(join(repository, 'package-lock.json'), join(this.root, 'package-lock.json'))
       this.write('lib/index.ts', 'export const answer: number = 938\n')
     }
-    symlinkSync(join(repository, 'node_modules'), join(this.root, 'node_modules'))
+    linkPackages(this.root)
   }
 
   write(path: string, text: string): void {
@@ -65,11 +65,18 @@ export class Fixture {
     return readFileSync(join(this.root, path), 'utf8')
   }
 
+  /** A script to take for npm's; by default one that fails. */
+  npm(text = 'process.exit(9)', folder = 'failing'): string {
+    this.write(`${folder}/npm-cli.cjs`, text)
+    return join(this.root, folder, 'npm-cli.cjs')
+  }
+
   /** Starts set-up; `result` resolves when it has ended. */
   start(env: NodeJS.ProcessEnv = {}, nodeOptions: string[] = []): { child: ChildProcess; result: Promise<RunResult> } {
     const started = performance.now()
     const child = spawn(process.execPath, [...nodeOptions, join(this.root, 'tools/setup.mjs')], {
-      env: { ...cleanEnvironment(), ...env },
+      // No test may reach the real npm unless it means to.
+      env: { ...cleanEnvironment(), npm_execpath: this.npm(), ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
     this.#children.push(child)
@@ -138,6 +145,19 @@ export class Fixture {
   dispose(): void {
     for (const child of this.#children) child.kill('SIGKILL')
     rmSync(this.root, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 })
+  }
+}
+
+/**
+ * Fills node_modules with links to the repository's packages. It is a folder, not a link to the repository's: `npm ci`
+ * empties what a link points to.
+ */
+export function linkPackages(root: string): void {
+  const from = join(repository, 'node_modules')
+  mkdirSync(join(root, 'node_modules'))
+  for (const name of readdirSync(from)) {
+    if (name.startsWith('.') && name !== '.package-lock.json') continue
+    symlinkSync(join(from, name), join(root, 'node_modules', name))
   }
 }
 

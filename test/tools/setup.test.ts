@@ -1,4 +1,14 @@
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import ts from 'typescript'
 import { afterEach, describe, expect, test } from 'vitest'
@@ -82,7 +92,7 @@ describe('packages', () => {
   ])('%s', async (_name, installed, fresh) => {
     const { arePackagesFresh } = await import(join(repository, 'tools/setup/stale.mjs'))
     const fixture = makeFixture()
-    rmSync(join(fixture.root, 'node_modules'))
+    rmSync(join(fixture.root, 'node_modules'), { recursive: true })
     fixture.write('package-lock.json', lock(wanted))
     if (installed !== undefined) fixture.write('node_modules/.package-lock.json', lock(installed))
     expect(arePackagesFresh(fixture.root)).toBe(fresh)
@@ -90,15 +100,16 @@ describe('packages', () => {
 
   test('stale ones are installed by the npm that runs the script', async () => {
     const fixture = makeFixture({ checkout: true })
-    rmSync(join(fixture.root, 'node_modules'))
-    fixture.write(
-      'fake/npm-cli.js',
-      `import fs from 'node:fs'
+    renameSync(join(fixture.root, 'node_modules'), join(fixture.root, 'installed'))
+    const npm = fixture.npm(
+      `
+      const fs = require('node:fs')
       fs.writeFileSync('npm-arguments', process.argv.slice(2).join(' '))
       console.log('from npm')
-      fs.symlinkSync(${JSON.stringify(join(repository, 'node_modules'))}, 'node_modules')`,
+      fs.renameSync('installed', 'node_modules')`,
+      'fake',
     )
-    const { code, stdout, stderr } = await fixture.setup({ npm_execpath: join(fixture.root, 'fake/npm-cli.js') })
+    const { code, stdout, stderr } = await fixture.setup({ npm_execpath: npm })
     expect(stderr).toMatch(
       /^\[1\/2\] packages\nfrom npm\n\[2\/2\] native code\n[\s\S]*\[2\/2\] TypeScript\nset-up took [\d.]+ s\n$/,
     )
@@ -125,11 +136,21 @@ describe('packages', () => {
     expect(existsSync(join(fixture.root, 'dist/renamed.d.ts'))).toBe(false)
   })
 
+  test('a linked node_modules is left alone', async () => {
+    const fixture = makeFixture({ checkout: true })
+    rmSync(join(fixture.root, 'node_modules'), { recursive: true })
+    fixture.write('elsewhere/kept/index.js', '')
+    symlinkSync(join(fixture.root, 'elsewhere'), join(fixture.root, 'node_modules'))
+    const { code, stderr } = await fixture.setup()
+    expect(code).toBe(1)
+    expect(stderr).toContain('node_modules is a link, and npm ci would empty the folder behind it')
+  })
+
   test('a failing npm is named', async () => {
     const fixture = makeFixture({ checkout: true })
-    rmSync(join(fixture.root, 'node_modules'))
-    fixture.write('fake/npm-cli.js', 'console.error("no such version"); process.exit(3)')
-    const { code, stderr } = await fixture.setup({ npm_execpath: join(fixture.root, 'fake/npm-cli.js') })
+    rmSync(join(fixture.root, 'node_modules'), { recursive: true })
+    const npm = fixture.npm('console.error("no such version"); process.exit(3)', 'fake')
+    const { code, stderr } = await fixture.setup({ npm_execpath: npm })
     expect(code).toBe(1)
     expect(stderr).toContain('no such version\nnpm ci failed with exit code 3')
   })
@@ -157,9 +178,13 @@ describe('native code', () => {
     expect(await fixture.setup()).toMatchObject({ code: 0, stderr: expect.stringContaining('native code') })
     expect(await fixture.loadAddon()).toBe('8')
 
-    expect(await fixture.setup({ CXXFLAGS: '-g0' })).toMatchObject({ stderr: expect.stringContaining('native code') })
+    expect(await fixture.setup({ NIBBLET_WERROR: '1' })).toMatchObject({
+      stderr: expect.stringContaining('native code'),
+    })
     rmSync(join(fixture.root, 'build/Release/nibblet.node'))
-    expect(await fixture.setup({ CXXFLAGS: '-g0' })).toMatchObject({ stderr: expect.stringContaining('native code') })
+    expect(await fixture.setup({ NIBBLET_WERROR: '1' })).toMatchObject({
+      stderr: expect.stringContaining('native code'),
+    })
     expect(await fixture.loadAddon()).toBe('8')
   })
 

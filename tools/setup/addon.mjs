@@ -6,7 +6,7 @@ import { buildWithCMake } from './cmake.mjs'
 import { readJson, takeFingerprint, writeStamp } from './fingerprint.mjs'
 import { buildWithNodeGyp } from './node-gyp.mjs'
 import { SetupError } from './setup-error.mjs'
-import { addonInputs, addonPath, addonStamp } from './stale.mjs'
+import { addonInputs, addonPath, addonStamp, buildOptions } from './stale.mjs'
 import { hasCMake } from './toolchain.mjs'
 
 /**
@@ -22,15 +22,21 @@ export async function buildAddon(root, progress) {
   const sources = listSources(root)
   const folder = join(root, 'build/work', builder)
   const log = join(root, `build/${builder}.log`)
-  // A run that could not end in order may have left half an object with a new date, which make would take as done.
+  // Begin anew with other options, which CMake would not see, and after a run that could not end in order: it may have
+  // left half an object with a new date, which make would take as done.
   const marker = join(folder, '.running')
-  if (existsSync(marker)) rmSync(folder, { recursive: true })
+  const optionsFile = join(folder, '.options.json')
+  const options = buildOptions()
+  if (existsSync(marker) || JSON.stringify(readJson(optionsFile)) !== JSON.stringify(options)) {
+    rmSync(folder, { recursive: true, force: true })
+  }
   mkdirSync(folder, { recursive: true })
+  writeFileSync(optionsFile, JSON.stringify(options))
   writeFileSync(marker, '')
   writeFileSync(log, '')
   const jobs = Number(process.env.NIBBLET_JOBS) || availableParallelism()
-  const step = async (command, args, options = {}) => {
-    const { code } = await run(command, args, { cwd: root, ...options, log })
+  const step = async (command, args, { onText } = {}) => {
+    const { code } = await run(command, args, { cwd: root, log, onText })
     if (code !== 0) throw new SetupError(describeFailure(log))
   }
   const built = await build({ root, folder, sources, jobs, step, progress }).catch((error) => {

@@ -63,7 +63,7 @@ export function addonInputs(root) {
 
 /** The environment variables that change what is built, those that are set. */
 export function buildOptions() {
-  const names = ['CXX', 'CXXFLAGS', 'LDFLAGS', 'NIBBLET_WERROR']
+  const names = ['CXX', 'NIBBLET_WERROR']
   return Object.fromEntries(names.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])))
 }
 

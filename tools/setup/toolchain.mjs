@@ -38,14 +38,13 @@ export function hasCMake() {
 export function requireCompiler(programs) {
   // Visual Studio is found by CMake and node-gyp themselves, not on PATH.
   if (process.platform === 'win32') return
-  const asked = process.env.CXX?.split(' ')[0]
-  const compiler = asked
-    ? (findProgram(asked) ?? (isExecutable(asked) ? asked : undefined))
-    : findAny(['c++', 'g++', 'clang++'])
-  if (compiler === undefined) {
+  // As for CMake and make, CXX may hold arguments too, or a launcher in front: `ccache g++`.
+  const [asked, ...words] = (process.env.CXX ?? '').split(' ').filter((word) => word !== '')
+  const compiler = asked === undefined ? findAny(['c++', 'g++', 'clang++']) : (findProgram(asked) ?? asked)
+  if (compiler === undefined || !isExecutable(compiler)) {
     throw new SetupError(`No C++ compiler was found${asked ? ` under the name in CXX, ${asked}` : ''}: ${advice()}`)
   }
-  const probe = spawnSync(compiler, ['-std=c++20', '-x', 'c++', '-fsyntax-only', '-'], {
+  const probe = spawnSync(compiler, [...words, '-std=c++20', '-x', 'c++', '-fsyntax-only', '-'], {
     input:
       '#include <atomic>\n#include <bit>\n#include <concepts>\n#include <span>\nstatic_assert(std::has_single_bit(8u));\n',
     encoding: 'utf8',
