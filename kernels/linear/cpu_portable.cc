@@ -36,8 +36,8 @@ NIBBLET_INLINE Floats madd(Floats a, Floats b, Floats c) { return a * b + c; }
 }  // namespace
 }  // namespace portable
 
-void matmul_panels(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count, int32_t first,
-                   int32_t last, float* const* y) {
+void matmul_panels(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                   int32_t first, int32_t last, float* const* y) {
   portable::multiply_any(weight, matrix, x, count, first, last, y);
 }
 

@@ -36,13 +36,14 @@ float element(const Row& row, int32_t k) {
 }
 
 template <Format format>
-void matmul(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count, int32_t first, int32_t last,
-            float* const* y) {
+void matmul(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count, int32_t first,
+            int32_t last, float* const* y) {
   const uint8_t* data = weight.data + size_t(matrix) * weight.matrix_bytes;
   const float* row_scales = weight.row_scales + size_t(matrix) * size_t(weight.out);
   for (int32_t n = first; n < last; n++) {
-    Row row = {data + size_t(n) * row_bytes(format, weight.in),
-               data + rows_scales_offset(weight.out, weight.in) + size_t(n) * (size_t(weight.in) / kBlockInputs)};
+    Row row = {
+        data + size_t(n) * row_bytes(format, weight.in),
+        data + rows_scales_offset(weight.out, weight.in) + size_t(n) * (size_t(weight.in) / kBlockInputs)};
     for (int32_t m = 0; m < count; m++) {
       float sum = ordered_sum(weight.in, [&](int32_t k) { return x[m][k] * element<format>(row, k); });
       y[m][n - first] = row_scales[n] * sum;
@@ -52,8 +53,8 @@ void matmul(const WeightView& weight, int32_t matrix, const float* const* x, int
 
 }  // namespace
 
-void matmul_reference(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count, int32_t first,
-                      int32_t last, float* const* y) {
+void matmul_reference(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                      int32_t first, int32_t last, float* const* y) {
   switch (weight.format) {
     case Format::f32:
       return matmul<Format::f32>(weight, matrix, x, count, first, last, y);

@@ -25,8 +25,8 @@ NIBBLET_HD constexpr uint8_t e2m1_from_float(float value) {
   float magnitude = value < 0 ? -value : value;
   if (!(magnitude <= 5.0f)) return sign | 7;
   // Ties lie at the midpoints; each comparison is strict or not so that a tie goes to the even code.
-  return sign | uint8_t((magnitude > 0.25f) + (magnitude >= 0.75f) + (magnitude > 1.25f) + (magnitude >= 1.75f) +
-                        (magnitude > 2.5f) + (magnitude >= 3.5f));
+  return sign | uint8_t((magnitude > 0.25f) + (magnitude >= 0.75f) + (magnitude > 1.25f) +
+                        (magnitude >= 1.75f) + (magnitude > 2.5f) + (magnitude >= 3.5f));
 }
 
 }  // namespace nibblet

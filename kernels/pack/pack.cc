@@ -108,7 +108,8 @@ void pack_block(Format format, const uint8_t* from, int32_t count, uint8_t* bloc
 void pack_panel_rows(const PackArgs& args, int32_t first, int32_t last) {
   Source stride = source_strides(args);
   int32_t lane = (args.first_row + first) % kPanelRows;
-  uint8_t* block = args.matrix + size_t((args.first_row + first) / kPanelRows) * panel_bytes(args.format, args.in);
+  uint8_t* block =
+      args.matrix + size_t((args.first_row + first) / kPanelRows) * panel_bytes(args.format, args.in);
   for (int32_t k = 0; k < args.in; k += kBlockInputs, block += panel_block_bytes(args.format)) {
     int32_t count = args.in - k < kBlockInputs ? args.in - k : kBlockInputs;
     const uint8_t* from = args.elements + first * stride.elements + row_bytes(args.format, k);
@@ -178,8 +179,8 @@ float unpack_element(const WeightView& weight, int32_t matrix, int32_t row, int3
     nibble_shift = nvfp4_nibble_shift(column);
   } else {
     element = data + size_t(row) * row_bytes(weight.format, weight.in) + row_bytes(weight.format, column);
-    scale = data + rows_scales_offset(weight.out, weight.in) + size_t(row) * (size_t(weight.in) / kBlockInputs) +
-            column / kBlockInputs;
+    scale = data + rows_scales_offset(weight.out, weight.in) +
+            size_t(row) * (size_t(weight.in) / kBlockInputs) + column / kBlockInputs;
     nibble_shift = column % 2 * 4;
   }
   float value = decode(weight.format, element, nibble_shift);

@@ -57,8 +57,8 @@ inline void check_near(const char* file, int line, const char* text, double a, d
 
 }  // namespace nibblet::test
 
-#define TEST(name)                                                               \
-  static void test_##name();                                                     \
+#define TEST(name)                                                                \
+  static void test_##name();                                                      \
   static const bool added_##name = ::nibblet::test::add_test(#name, test_##name); \
   static void test_##name()
 

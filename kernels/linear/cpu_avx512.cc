@@ -1,0 +1,74 @@
+#ifdef __x86_64__
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/linear/variants.h"
+#include "kernels/pack/layout.h"
+
+#define NIBBLET_INLINE inline __attribute__((always_inline))
+
+// GCC 12 takes the undefined pass-through operands inside its own AVX-512 intrinsics for a mistake (bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
+// After every include: what is defined above stays compiled for any machine.
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
+
+namespace nibblet {
+namespace avx512 {
+namespace {
+
+constexpr int kWidth = 16;
+constexpr int kTile = 8;
+
+#include "kernels/simd/lanes.inc"
+
+NIBBLET_INLINE Floats madd(Floats a, Floats b, Floats c) {
+  c.v[0] = _mm512_fmadd_ps(a.v[0], b.v[0], c.v[0]);
+  return c;
+}
+
+NIBBLET_INLINE Floats madd(Floats a, float b, Floats c) {
+  c.v[0] = _mm512_fmadd_ps(a.v[0], _mm512_set1_ps(b), c.v[0]);
+  return c;
+}
+
+#include "kernels/linear/blocks.inc"
+
+/// A code is the index of a 16-entry float table in a register: VPERMPS looks at the low four bits of each lane only,
+/// so a nibble needs one shift and no mask.
+template <>
+struct Block<Format::nvfp4> {
+  __m512i codes[2];
+  const uint8_t* data;
+
+  NIBBLET_INLINE explicit Block(const uint8_t* data)
+      : codes{_mm512_loadu_si512(data), _mm512_loadu_si512(data + 64)}, data(data) {}
+
+  NIBBLET_INLINE Floats input(int k) const {
+    const __m512 table = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f,  //
+                                        -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f);
+    int nibble = k % 2 * 4 + k % 8 / 2;
+    return {{_mm512_permutexvar_ps(_mm512_srli_epi32(codes[k / 8], unsigned(nibble) * 4), table)}};
+  }
+
+  NIBBLET_INLINE Floats scale() const { return load_scales(data + kPanelScales); }
+};
+
+#include "kernels/linear/panels.inc"
+
+}  // namespace
+}  // namespace avx512
+
+void matmul_panels_avx512(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                          int32_t first, int32_t last, float* const* y) {
+  avx512::multiply_any(weight, matrix, x, count, first, last, y);
+}
+
+}  // namespace nibblet
+
+#pragma GCC pop_options
+#endif

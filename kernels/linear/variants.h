@@ -1,0 +1,14 @@
+#pragma once
+
+#include "kernels/linear/matmul.h"
+
+/// The instantiations of panels.inc beside the portable matmul_panels; plan.cc chooses.
+namespace nibblet {
+
+void matmul_panels_avx2(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                        int32_t first, int32_t last, float* const* y);
+
+void matmul_panels_avx512(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                          int32_t first, int32_t last, float* const* y);
+
+}  // namespace nibblet

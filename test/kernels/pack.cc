@@ -1,0 +1,164 @@
+#include <algorithm>
+
+#include "test/kernels/harness.h"
+#include "test/kernels/weights.h"
+
+using namespace nibblet;
+using namespace nibblet::test;
+
+namespace {
+
+constexpr Layout kLayouts[] = {Layout::rows, Layout::panels};
+
+struct Shape {
+  int32_t out;
+  int32_t in;
+};
+
+/// in: multiples of 16, and tails where the format allows them.
+std::vector<Shape> shapes(Format format) {
+  std::vector<Shape> all = {{1, 16}, {15, 48}, {16, 32}, {17, 64}, {40, 1856}};
+  if (format != Format::nvfp4) all.insert(all.end(), {{5, 24}, {18, 1}, {33, 17}, {7, 31}});
+  return all;
+}
+
+void check_values(const RandomWeight& source, const WeightView& view) {
+  for (int32_t n = 0; n < source.out; n++) {
+    for (int32_t k = 0; k < source.in; k++)
+      CHECK_EQ(double(unpack_element(view, 0, n, k)), source.value(n, k));
+  }
+}
+
+}  // namespace
+
+TEST(pack_round_trip) {
+  for (Format format : kFormats) {
+    for (Layout layout : kLayouts) {
+      for (Shape shape : shapes(format)) {
+        RandomWeight source(format, shape.out, shape.in, 1);
+        PackedWeight packed(source, layout);
+        check_values(source, packed.view);
+        CHECK(packed.bytes.guards_intact());
+        CHECK_EQ(packed.bytes.size() % 64, size_t(0));
+      }
+    }
+  }
+}
+
+TEST(pack_layout_is_as_documented) {
+  // weight.h, spelled out: lane 2r + j of 16 bits.
+  RandomWeight source(Format::nvfp4, 16, 32, 2);
+  PackedWeight packed(source, Layout::panels);
+  for (int32_t block = 0; block < 2; block++) {
+    const uint8_t* at = packed.bytes.data() + block * 144;
+    for (int32_t r = 0; r < 16; r++) {
+      for (int32_t v = 0; v < 2; v++) {
+        for (int32_t j = 0; j < 2; j++) {
+          int lane = at[v * 64 + (2 * r + j) * 2] | at[v * 64 + (2 * r + j) * 2 + 1] << 8;
+          for (int32_t n = 0; n < 4; n++) {
+            int32_t k = block * 16 + 8 * v + 2 * n + j;
+            int code = source.elements[size_t(r * 16 + k / 2)] >> (k % 2 * 4) & 15;
+            CHECK_EQ(lane >> (4 * n) & 15, code);
+          }
+        }
+      }
+      CHECK_EQ(at[128 + r], source.block_scales[size_t(r * 2 + block)]);
+    }
+  }
+  RandomWeight bytes(Format::e4m3, 16, 8, 3);
+  PackedWeight panel(bytes, Layout::panels);
+  for (int32_t r = 0; r < 16; r++) {
+    for (int32_t k = 0; k < 8; k += 4) {
+      for (int32_t j = 0; j < 2; j++) {
+        const uint8_t* lane = panel.bytes.data() + k / 4 * 64 + (2 * r + j) * 2;
+        CHECK_EQ(lane[0], bytes.elements[size_t(r * 8 + k + j)]);
+        CHECK_EQ(lane[1], bytes.elements[size_t(r * 8 + k + 2 + j)]);
+      }
+    }
+  }
+}
+
+TEST(pack_worker_counts) {
+  for (Format format : kFormats) {
+    for (Layout layout : kLayouts) {
+      RandomWeight source(format, 75, 48, 4);
+      PackedWeight one(source, layout, 1);
+      for (int workers : {2, 3, 7}) {
+        PackedWeight many(source, layout, workers);
+        CHECK(std::equal(one.bytes.data(), one.bytes.data() + one.bytes.size(), many.bytes.data()));
+      }
+    }
+  }
+}
+
+TEST(pack_parts_from_unaligned_sources) {
+  // Three tensors fused into one matrix at rows that are no multiple of a panel, each source at an odd address.
+  for (Format format : kFormats) {
+    for (Layout layout : kLayouts) {
+      constexpr int32_t kParts[] = {10, 21, 6};
+      int32_t in = 48;
+      RandomWeight whole(format, 37, in, 5);
+      PackedWeight expected(whole, layout);
+      GuardedBytes matrix(expected.bytes.size());
+      size_t row = whole.elements.size() / 37, scale_row = whole.block_scales.size() / 37;
+      int32_t first = 0;
+      for (int32_t rows : kParts) {
+        std::vector<uint8_t> elements(size_t(rows) * row + 1), scales(size_t(rows) * scale_row + 1);
+        std::copy_n(whole.elements.begin() + int64_t(size_t(first) * row), size_t(rows) * row,
+                    elements.begin() + 1);
+        std::copy_n(whole.block_scales.begin() + int64_t(size_t(first) * scale_row), size_t(rows) * scale_row,
+                    scales.begin() + 1);
+        std::atomic<int64_t> bad{0};
+        PackArgs args = {format,        layout, 37, in, first, rows, elements.data() + 1, scales.data() + 1,
+                         matrix.data(), &bad};
+        for (int worker = 0; worker < 3; worker++) pack(args, 0, worker, 3);
+        CHECK_EQ(bad.load(), int64_t(0));
+        first += rows;
+      }
+      CHECK(std::equal(matrix.data(), matrix.data() + matrix.size(), expected.bytes.data()));
+      CHECK(matrix.guards_intact());
+    }
+  }
+}
+
+TEST(pack_padding_stays_zero) {
+  for (Format format : kFormats) {
+    int32_t in = format == Format::nvfp4 ? 32 : 24;
+    RandomWeight source(format, 17, in, 6);
+    PackedWeight packed(source, Layout::panels);
+    WeightView padded = packed.view;
+    for (int32_t n = 0; n < 32; n++) {
+      for (int32_t k = 0; k < 32; k++) {
+        if (n >= 17 || k >= in) CHECK_EQ(unpack_element(padded, 0, n, k), 0.0f);
+      }
+    }
+  }
+}
+
+TEST(pack_reports_bad_scales) {
+  for (Layout layout : kLayouts) {
+    for (uint8_t bad_byte : {0x7f, 0xff, 0x81, 0x80}) {
+      for (size_t index : {size_t(0), size_t(37), size_t(40 * 3 - 1)}) {
+        RandomWeight source(Format::nvfp4, 40, 48, 7);
+        source.block_scales[index] = bad_byte;
+        std::vector<uint8_t> matrix(packed_matrix_bytes(Format::nvfp4, layout, 40, 48));
+        std::atomic<int64_t> bad{0};
+        PackArgs args = {
+            Format::nvfp4, layout, 40, 48, 0, 40, source.elements.data(), source.block_scales.data(),
+            matrix.data(), &bad};
+        for (int worker = 0; worker < 2; worker++) pack(args, 0, worker, 2);
+        CHECK_EQ(bad.load(), int64_t(index) + 1);
+      }
+    }
+    for (uint8_t bad_byte : {0x7f, 0xff}) {
+      RandomWeight source(Format::e4m3, 20, 24, 8);
+      source.elements[301] = bad_byte;
+      std::vector<uint8_t> matrix(packed_matrix_bytes(Format::e4m3, layout, 20, 24));
+      std::atomic<int64_t> bad{0};
+      PackArgs args = {Format::e4m3, layout,        20,  24, 0, 20, source.elements.data(),
+                       nullptr,      matrix.data(), &bad};
+      pack(args, 0, 0, 1);
+      CHECK_EQ(bad.load(), int64_t(302));
+    }
+  }
+}
