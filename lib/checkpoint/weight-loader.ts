@@ -1,0 +1,209 @@
+import type { Device } from '../core/device.js'
+import { type FileTensor, MappedFile } from '../core/mapped-file.js'
+import type { Stream } from '../core/stream.js'
+import { type DType, dtypeBytes, type Tensor } from '../core/tensor.js'
+import type { Weight, WeightFormat, WeightLayout } from '../core/weight.js'
+import { ModelError } from '../errors.js'
+import type { Checkpoint, Dtype, LinearSource, TensorRef } from './checkpoint.js'
+import { floatDtypes } from './checkpoint.js'
+
+/** A linear layer on a device. */
+export interface Linear {
+  readonly weight: Weight
+  /** f32 [out] */
+  readonly bias: Tensor | undefined
+}
+
+/** All experts of one projection on a device. */
+export interface Experts {
+  readonly weight: Weight
+  /** f32 [experts, out] */
+  readonly bias: Tensor | undefined
+}
+
+const formats = { nvfp4: 'nvfp4', fp8: 'e4m3', bf16: 'bf16', f16: 'f32', f32: 'f32' } as const satisfies Record<
+  LinearSource['format'],
+  WeightFormat
+>
+
+const dtypes: Partial<Record<Dtype, DType>> = {
+  F32: 'f32',
+  BF16: 'bf16',
+  F16: 'f16',
+  F8_E4M3: 'e4m3',
+  U8: 'u8',
+}
+
+// Small tensors share buffers of this size; a larger one has its own.
+const slabBytes = 1 << 20
+const alignment = 64
+
+/**
+ * Brings a checkpoint's tensors onto a device: asks the checkpoint for a tensor by name and shape, allocates, and enqueues the
+ * packing. Everything enqueued is done after `stream.sync()`.
+ */
+export class WeightLoader {
+  readonly #checkpoint: Checkpoint
+  readonly #device: Device
+  readonly #stream: Stream
+  readonly #layout: WeightLayout
+  readonly #files = new Map<string, MappedFile>()
+  readonly #owned: { readonly bytes: number; dispose(): void }[] = []
+  #slab: { buffer: ReturnType<Device['buffer']>; used: number } | undefined
+  #bytes = 0
+
+  constructor(checkpoint: Checkpoint, stream: Stream) {
+    this.#checkpoint = checkpoint
+    this.#device = stream.device
+    this.#stream = stream
+    this.#layout = stream.exact ? 'rows' : 'panels'
+  }
+
+  /** Bytes of the files enqueued so far. */
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  /** Bytes of the buffers and weights made so far. */
+  get ownedBytes(): number {
+    return this.#owned.reduce((sum, { bytes }) => sum + bytes, 0)
+  }
+
+  /** A float tensor, widened to float32. */
+  tensor(name: string, shape: readonly number[]): Tensor {
+    return this.#load(this.#checkpoint.tensor(name, { shape, dtypes: floatDtypes }), 'f32', shape)
+  }
+
+  /** A float tensor stored with axes of extent 1 that `shape` drops, widened to float32. */
+  matrix(name: string, stored: readonly number[], shape: readonly number[]): Tensor {
+    return this.#load(this.#checkpoint.tensor(name, { shape: stored, dtypes: floatDtypes }), 'f32', shape)
+  }
+
+  /** A float tensor in bf16 when it is stored so, otherwise in f32. */
+  table(name: string, shape: readonly number[]): Tensor {
+    const ref = this.#checkpoint.tensor(name, { shape, dtypes: floatDtypes })
+    return this.#load(ref, ref.dtype === 'BF16' ? 'bf16' : 'f32', shape)
+  }
+
+  /** A linear module, or several that share their input, fused in the order given. */
+  linear(modules: readonly (readonly [module: string, out: number])[], inputs: number): Linear {
+    const sources = modules.map(([module, out]) => this.#checkpoint.linear(module, out, inputs))
+    const out = sources.reduce((sum, source) => sum + source.out, 0)
+    const weight = this.#weight(sources, 1, out, inputs)
+    let firstRow = 0
+    for (const source of sources) {
+      this.#pack(weight, source, 0, firstRow)
+      firstRow += source.out
+    }
+    return { weight, bias: this.#bias(sources, [out]) }
+  }
+
+  /** One projection of all experts of a layer. */
+  experts(prefix: string, projection: 'up_proj' | 'down_proj', count: number, out: number, inputs: number): Experts {
+    const sources = this.#checkpoint.experts(prefix, projection, count, out, inputs)
+    const weight = this.#weight(sources, count, out, inputs)
+    for (const [matrix, source] of sources.entries()) this.#pack(weight, source, matrix, 0)
+    return { weight, bias: this.#bias(sources, [count, out]) }
+  }
+
+  /** Unmaps the files, once all that was enqueued is done. */
+  close(): void {
+    for (const file of this.#files.values()) file.dispose()
+    this.#files.clear()
+  }
+
+  /** Frees everything loaded. */
+  dispose(): void {
+    this.close()
+    for (const owned of this.#owned) owned.dispose()
+    this.#owned.length = 0
+  }
+
+  #weight(sources: readonly LinearSource[], matrices: number, out: number, inputs: number): Weight {
+    const [first, ...others] = sources
+    if (first === undefined)
+      throw new ModelError('BAD_FORMAT', `${this.#checkpoint.folder} has a layer without weights`)
+    const other = others.find((source) => formats[source.format] !== formats[first.format])
+    if (other) {
+      throw new ModelError(
+        'UNSUPPORTED_MODEL',
+        `\`${first.module}\` is stored as ${first.format} and \`${other.module}\` as ${other.format} (${other.weight.file}); ` +
+          'nibblet fuses the two and needs one format. Quantise them alike.',
+      )
+    }
+    const weight = this.#device.weight({
+      format: formats[first.format],
+      layout: this.#layout,
+      matrices,
+      out,
+      in: inputs,
+    })
+    this.#owned.push(weight)
+    return weight
+  }
+
+  #pack(weight: Weight, source: LinearSource, matrix: number, firstRow: number): void {
+    this.#stream.loadWeight(weight, {
+      matrix,
+      firstRow,
+      rows: source.out,
+      elements: this.#fileTensor(source.weight),
+      blockScales: source.blockScale && this.#fileTensor(source.blockScale),
+      rowScales: source.rowScale && this.#fileTensor(source.rowScale),
+      scale: source.scale,
+      inputScale: source.inputScale,
+    })
+  }
+
+  /** The biases of all parts in one tensor, zero where a part has none; undefined when no part has any. */
+  #bias(sources: readonly LinearSource[], shape: readonly number[]): Tensor | undefined {
+    if (sources.every(({ bias }) => bias === undefined)) return undefined
+    const whole = this.#allocate('f32', shape)
+    let offset = whole.offset
+    for (const { bias, out } of sources) {
+      if (bias) this.#stream.loadTensor(whole.buffer.tensor('f32', [out], offset), this.#fileTensor(bias))
+      offset += out * dtypeBytes.f32
+    }
+    return whole
+  }
+
+  #load(ref: TensorRef, dtype: DType, shape: readonly number[]): Tensor {
+    const tensor = this.#allocate(dtype, shape)
+    this.#stream.loadTensor(tensor, this.#fileTensor(ref))
+    return tensor
+  }
+
+  #allocate(dtype: DType, shape: readonly number[]): Tensor {
+    const bytes = shape.reduce((product, extent) => product * extent, dtypeBytes[dtype])
+    if (bytes > slabBytes) return this.#own(bytes).tensor(dtype, shape)
+    if (this.#slab === undefined || this.#slab.used + bytes > slabBytes) {
+      this.#slab = { buffer: this.#own(slabBytes), used: 0 }
+    }
+    const tensor = this.#slab.buffer.tensor(dtype, shape, this.#slab.used)
+    this.#slab.used = Math.ceil((this.#slab.used + bytes) / alignment) * alignment
+    return tensor
+  }
+
+  #own(bytes: number): ReturnType<Device['buffer']> {
+    const buffer = this.#device.buffer(bytes)
+    this.#owned.push(buffer)
+    return buffer
+  }
+
+  #fileTensor(ref: TensorRef): FileTensor {
+    let file = this.#files.get(ref.file)
+    if (file === undefined) {
+      file = new MappedFile(ref.file)
+      this.#files.set(ref.file, file)
+    }
+    const dtype = dtypes[ref.dtype]
+    if (dtype === undefined) {
+      throw new ModelError(
+        'UNSUPPORTED_MODEL',
+        `tensor \`${ref.name}\` in ${ref.file} has dtype ${ref.dtype}, which nibblet does not load`,
+      )
+    }
+    this.#bytes += ref.bytes
+    return { file, offset: ref.offset, dtype, name: ref.name }
+  }
+}
