@@ -8,7 +8,12 @@ export type DeviceErrorCode =
   | 'OUT_OF_MEMORY'
   | 'OP_FAILED'
   | 'STREAM_FAILED'
-export type ModelErrorCode = 'MODEL_NOT_FOUND' | 'BAD_FORMAT' | 'UNSUPPORTED_MODEL' | 'CHECKSUM_MISMATCH' | 'OUTPUT_EXISTS'
+export type ModelErrorCode =
+  | 'MODEL_NOT_FOUND'
+  | 'BAD_FORMAT'
+  | 'UNSUPPORTED_MODEL'
+  | 'CHECKSUM_MISMATCH'
+  | 'OUTPUT_EXISTS'
 export type RequestErrorCode = 'INVALID_OPTION' | 'CONTEXT_OVERFLOW' | 'BAD_SCHEMA' | 'QUEUE_FULL'
 export type StateErrorCode = 'DISPOSED' | 'STREAM_CONSUMED' | 'SNAPSHOT_MISMATCH'
 export type BindingErrorCode = 'NO_BINARY' | 'ABI_MISMATCH'

@@ -1,0 +1,66 @@
+import { RequestError } from '../errors.js'
+import { Buffer } from './buffer.js'
+import { type Handle, native } from './native.js'
+import { Stream, type StreamOptions } from './stream.js'
+import { Weight, type WeightShape } from './weight.js'
+
+/** What `device` options accept. `auto` is the best device present, `cuda` the first GPU. */
+export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
+
+/**
+ * A processor: the host CPU, shared by all its users in the process.
+ *
+ * @example
+ * const device = Device.open('cpu')
+ * const stream = device.stream({ threads: 2 })
+ */
+export class Device {
+  readonly name: string
+  /** @internal */
+  readonly handle: Handle<'device'>
+
+  private constructor(name: string) {
+    this.handle = native().openDevice(name)
+    this.name = name
+  }
+
+  /**
+   * Opens a device. `auto` is the CPU in this build, which has no GPU code.
+   * @throws RequestError INVALID_OPTION for a name of another form
+   * @throws DeviceError NO_DEVICE when the device is not there
+   */
+  static open(name: DeviceName = 'auto'): Device {
+    if (!/^(auto|cpu|cuda|cuda:\d+)$/.test(name)) {
+      throw new RequestError(
+        'INVALID_OPTION',
+        `expected 'auto', 'cpu', 'cuda' or 'cuda:N' for \`device\`, got '${name}'`,
+        { details: { option: 'device' } },
+      )
+    }
+    return new Device(name === 'auto' ? 'cpu' : name)
+  }
+
+  /** Cores that a stream may use, hyper-threads counted once. */
+  static physicalCores(): number {
+    return native().physicalCores()
+  }
+
+  /** Bytes: `allocated` by nibblet in this process, `available` to allocate more. */
+  memory(): { allocated: number; available: number } {
+    return native().deviceMemory(this.handle)
+  }
+
+  /** Allocates a zeroed buffer. @throws DeviceError OUT_OF_MEMORY */
+  buffer(bytes: number): Buffer {
+    return new Buffer(this, bytes)
+  }
+
+  /** Allocates a weight, to be filled with `stream.loadWeight`. @throws DeviceError OUT_OF_MEMORY */
+  weight(shape: WeightShape): Weight {
+    return new Weight(this, shape)
+  }
+
+  stream(options: StreamOptions = {}): Stream {
+    return new Stream(this, options)
+  }
+}

@@ -1,0 +1,44 @@
+import { forget, watch } from './disposal.js'
+import { type Handle, native } from './native.js'
+import type { Stream } from './stream.js'
+
+/** Cuts short a launched step: polled between ops, and between slices of long ones. Does not poison the stream. */
+export class CancelFlag {
+  /** @internal */
+  readonly handle: Handle<'cancel flag'> = native().createCancelFlag()
+
+  cancel(): void {
+    native().cancel(this.handle)
+  }
+}
+
+/** A captured list of ops. Everything that it uses stays alive with it. */
+export class Graph {
+  readonly stream: Stream
+  readonly #handle: Handle<'graph'>
+
+  /** @internal Use `stream.capture`. */
+  constructor(stream: Stream, handle: Handle<'graph'>) {
+    this.stream = stream
+    this.#handle = handle
+    watch(this, 'Graph')
+  }
+
+  /**
+   * Replays the ops on one packed StepInput, which is copied before this returns. Resolves with the bytes of the graph's
+   * result (its first `rows` rows when it was captured so), or with `null` when `cancel` cut it short.
+   * @throws StateError DISPOSED, or the error that poisoned the stream
+   */
+  launch(input: ArrayBufferView, cancel?: CancelFlag): Promise<Uint8Array | null> {
+    return native().launch(this.stream.handle, this.#handle, input, cancel?.handle)
+  }
+
+  dispose(): void {
+    native().disposeGraph(this.#handle)
+    forget(this)
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}

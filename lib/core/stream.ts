@@ -1,0 +1,315 @@
+import { RequestError } from '../errors.js'
+import { Arena } from './arena.js'
+import { Device } from './device.js'
+import { forget, watch } from './disposal.js'
+import { Graph } from './graph.js'
+import type { FileTensor } from './mapped-file.js'
+import { type Handle, type NativeFileTensor, native } from './native.js'
+import { enqueueOp, type Operands } from './op-table.js'
+import type { DType, Tensor } from './tensor.js'
+import type { Weight } from './weight.js'
+
+export interface StreamOptions {
+  /** CPU threads, 1 to 1024. Default: the physical cores. */
+  threads?: number
+  /** Reference kernels alone, with float32 activations. Default false. */
+  exact?: boolean
+}
+
+/** One part of a weight, in a file. */
+export interface WeightPart {
+  /** Default 0. */
+  matrix?: number
+  /** Default 0. */
+  firstRow?: number
+  rows: number
+  elements: FileTensor
+  blockScales?: FileTensor | undefined
+  rowScales?: FileTensor | undefined
+  /** Float32 multiplier of every row without a row scale. Default 1. */
+  scale?: number
+  /** Activation scale, multiplier form. */
+  inputScale?: number | undefined
+}
+
+export interface LinearOptions {
+  /** RMSNorm weight of x, f32 [in]. */
+  norm?: Tensor | undefined
+  epsilon?: number
+  bias?: Tensor | undefined
+  /** Residual, f32 [tokens, out]: added to in place and returned. */
+  add?: Tensor
+  activation?: 'relu2'
+  /** Compute only the rows that the step wants logits of, at most this many. The result is f32. */
+  rows?: number
+  /** W4A4: quantise the input to NVFP4 with the weight's input scale. */
+  quantizeInput?: boolean
+}
+
+export interface MambaParameters {
+  groups: number
+  epsilon: number
+  /** f32 [channels, kernel] */
+  convWeight: Tensor
+  /** f32 [channels] */
+  convBias?: Tensor | undefined
+  /** f32 [heads], each */
+  dtBias: Tensor
+  aLog: Tensor
+  d: Tensor
+  /** f32 [inner] */
+  norm: Tensor
+}
+
+/** One layer's Mamba state of all slots. */
+export interface MambaState {
+  /** activation dtype [slots, channels, kernel - 1] */
+  conv: Tensor
+  /** f32 [slots, heads, headDim, state] */
+  ssm: Tensor
+}
+
+export interface AttentionParameters {
+  heads: number
+  /** Scales of an e4m3 cache. */
+  kScale: number
+  vScale: number
+}
+
+export interface MoeParameters {
+  norm: Tensor
+  epsilon: number
+  /** f32 [experts, hidden] */
+  router: Tensor
+  /** f32 [experts] */
+  bias: Tensor
+  up: Weight
+  down: Weight
+  sharedUp?: Weight | undefined
+  sharedDown?: Weight | undefined
+  upBias?: Tensor | undefined
+  downBias?: Tensor | undefined
+  sharedUpBias?: Tensor | undefined
+  sharedDownBias?: Tensor | undefined
+  topK: number
+  groups: number
+  topkGroups: number
+  normalize: boolean
+  scale: number
+}
+
+/** Token state and counts of all slots, for `sample`. */
+export interface SamplingState {
+  /** i32 [slots, 8] */
+  slots: Tensor
+  /** u8 [slots, vocabulary] */
+  seen: Tensor
+  /** u32 [slots, vocabulary] */
+  counts: Tensor
+}
+
+/** Bytes of one row of the results of `sample`: `struct Result` of kernels/step.h. */
+export const resultBytes = 176
+
+/**
+ * An ordered queue of ops on a device, drained by the device's engine thread. An op call checks its arguments, enqueues and
+ * returns the tensor that it will fill; nothing is computed on the calling thread. Temporaries come from the stream's arena
+ * and live until the surrounding `scope` ends.
+ *
+ * @example
+ * const graph = stream.capture(() => model.forward(stream, batch))
+ * const logits = await graph.launch(input)
+ */
+export class Stream {
+  readonly device: Device
+  readonly threads: number
+  readonly exact: boolean
+  /** @internal */
+  readonly handle: Handle<'stream'>
+  readonly #arena: Arena
+
+  /** @internal Use `device.stream`. */
+  constructor(device: Device, options: StreamOptions) {
+    this.device = device
+    this.threads = options.threads ?? Device.physicalCores()
+    this.exact = options.exact ?? false
+    this.handle = native().createStream(device.handle, this.threads)
+    this.#arena = new Arena(device)
+    const handle = this.handle
+    watch(this, 'Stream', () => native().closeStream(handle))
+  }
+
+  /** What activations are kept in: f32 in exact mode, otherwise bf16. */
+  get activation(): DType {
+    return this.exact ? 'f32' : 'bf16'
+  }
+
+  /** Bytes of the arena of temporaries. */
+  get arenaBytes(): number {
+    return this.#arena.bytes
+  }
+
+  /** Row `id` of the table for every token of the step: f32 [tokens, hidden]. */
+  embed(table: Tensor, tokens: number, slots?: Tensor): Tensor {
+    const y = this.#arena.tensor('f32', [tokens, table.size(1)])
+    this.#enqueue('embed', { slots, table, y })
+    return y
+  }
+
+  /** `activation(norm(x) Wᵀ + bias)` in the activation dtype (f32 with `rows`), or `add` plus that. */
+  linear(x: Tensor, weight: Weight, options: LinearOptions = {}): Tensor {
+    const { norm, bias, add, rows, epsilon = 0 } = options
+    const dtype = rows === undefined ? this.activation : 'f32'
+    const y = add ?? this.#arena.tensor(dtype, [rows ?? x.size(0), weight.out])
+    this.#enqueue(
+      'linear',
+      { x, weight, norm, bias, y },
+      {
+        epsilon,
+        exact: this.exact,
+        add: add !== undefined,
+        relu2: options.activation === 'relu2',
+        rows: rows !== undefined,
+        quantizeInput: options.quantizeInput ?? false,
+      },
+    )
+    return y
+  }
+
+  /** The Mamba-2 mixer between its projections: [tokens, inner] in the activation dtype. */
+  mamba(projected: Tensor, parameters: MambaParameters, state: MambaState, slots: Tensor): Tensor {
+    const { groups, epsilon, ...tensors } = parameters
+    const y = this.#arena.tensor(this.activation, [projected.size(0), tensors.norm.size(0)])
+    const operands = { slots, projected, ...tensors, convState: state.conv, ssmState: state.ssm, y }
+    this.#enqueue('mamba', operands, { groups, epsilon, exact: this.exact })
+    return y
+  }
+
+  /** Appends to the paged cache and attends: [tokens, heads · headDim] in the activation dtype. */
+  attention(qkv: Tensor, parameters: AttentionParameters, cache: Tensor, slots: Tensor): Tensor {
+    const y = this.#arena.tensor(this.activation, [qkv.size(0), parameters.heads * cache.size(-1)])
+    this.#enqueue('attention', { slots, qkv, cache, y }, { ...parameters, exact: this.exact })
+    return y
+  }
+
+  /** A mixture-of-experts layer with its norm and residual: adds to x in place and returns it. */
+  moe(x: Tensor, parameters: MoeParameters): Tensor {
+    const { epsilon, topK, groups, topkGroups, normalize, scale, ...operands } = parameters
+    const attributes = { epsilon, exact: this.exact, topK, groups, topkGroups, normalize, scale }
+    this.#enqueue('moe', { x, ...operands }, attributes)
+    return x
+  }
+
+  /** Samples every row of logits f32 [rows, vocabulary], which it overwrites: u8 [rows, resultBytes]. */
+  sample(logits: Tensor, state: SamplingState): Tensor {
+    const results = this.#arena.tensor('u8', [logits.size(0), resultBytes])
+    this.#enqueue('sample', { logits, ...state, results })
+    return results
+  }
+
+  /** Quantises w (f32 or bf16 [rows, columns]) to NVFP4 codes, block scales and the scale of the whole matrix. */
+  quantize(w: Tensor, to: { codes: Tensor; blockScales: Tensor; global: Tensor }): void {
+    this.#enqueue('quantize', { w, ...to })
+  }
+
+  /** Loads a whole tensor from a file: same dtype bit for bit, or f16 and bf16 widened to f32. */
+  loadTensor(to: Tensor, from: FileTensor): void {
+    native().loadTensor(this.handle, to.pack(), packFileTensor(from))
+  }
+
+  /** Packs a part of a weight. A NaN or negative scale fails with BAD_FORMAT naming tensor and file. */
+  loadWeight(to: Weight, part: WeightPart): void {
+    native().loadWeight(this.handle, to.handle, {
+      matrix: part.matrix ?? 0,
+      firstRow: part.firstRow ?? 0,
+      rows: part.rows,
+      elements: packFileTensor(part.elements),
+      blockScales: part.blockScales && packFileTensor(part.blockScales),
+      rowScales: part.rowScales && packFileTensor(part.rowScales),
+      scale: part.scale ?? 1,
+      inputScale: part.inputScale ?? 0,
+    })
+  }
+
+  /** Writes bytes to a tensor in stream order; they are copied before this returns. */
+  write(to: Tensor, data: ArrayBufferView): void {
+    native().write(this.handle, to.pack(), data)
+  }
+
+  /** The bytes of a tensor once everything enqueued so far has run. */
+  read(from: Tensor): Promise<Uint8Array> {
+    return native().read(this.handle, from.pack())
+  }
+
+  /** Resolves when everything enqueued so far has run; rejects with the error that poisoned the stream. */
+  sync(): Promise<void> {
+    return native().sync(this.handle)
+  }
+
+  /** Makes a packed StepInput the step of ops enqueued after it outside a graph. */
+  step(input: ArrayBufferView): void {
+    native().step(this.handle, input)
+  }
+
+  /**
+   * Records the ops that `body` enqueues; the tensor that it returns is what each launch reports (with `rows`, only as many
+   * leading rows as the step has logits rows). `body` runs more than once, first dry, to size the temporaries.
+   * @throws RequestError INVALID_OPTION when `body` returns a promise
+   */
+  capture(body: () => Tensor | undefined, options: { rows?: boolean } = {}): Graph {
+    this.#arena.fit(body)
+    // Once for the native scratch to reach its final size, so that all ops of the graph share it.
+    this.#record(body, () => native().abandonCapture(this.handle))
+    return this.#record(body, (result) => {
+      return new Graph(this, native().endCapture(this.handle, result?.pack(), options.rows ?? false))
+    })
+  }
+
+  /** Releases the temporaries that `body` made when it returns. */
+  scope<T>(body: () => T): T {
+    return this.#arena.scope(body)
+  }
+
+  /** Makes the arena large enough for `body`, without enqueueing anything. `capture` does so by itself. */
+  fit(body: () => void): void {
+    this.#arena.fit(body)
+  }
+
+  /** Stops what runs, rejects what waits, frees the temporaries. Idempotent. */
+  dispose(): void {
+    native().closeStream(this.handle)
+    this.#arena.dispose()
+    forget(this)
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  #record<T>(body: () => Tensor | undefined, end: (result: Tensor | undefined) => T): T {
+    native().beginCapture(this.handle)
+    try {
+      return this.#arena.scope(() => {
+        const result: unknown = body()
+        if (result instanceof Promise) {
+          throw new RequestError(
+            'INVALID_OPTION',
+            'capture needs a synchronous function, got one that returns a promise',
+          )
+        }
+        return end(result as Tensor | undefined)
+      })
+    } catch (error) {
+      native().abandonCapture(this.handle)
+      throw error
+    }
+  }
+
+  #enqueue(op: string, operands: Operands, attributes: Record<string, number | boolean> = {}): void {
+    if (!this.#arena.measuring) enqueueOp(this.handle, op, operands, attributes)
+  }
+}
+
+function packFileTensor(tensor: FileTensor): NativeFileTensor {
+  return [tensor.file.handle, tensor.offset, tensor.dtype, tensor.name]
+}

@@ -1,0 +1,141 @@
+import { existsSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { Checkpoint } from './checkpoint/checkpoint.js'
+import { WeightLoader } from './checkpoint/weight-loader.js'
+import { Device } from './core/device.js'
+import { ModelRunner, type RunnerOptions } from './engine/model-runner.js'
+import { DeviceError, RequestError } from './errors.js'
+import { type LoadOptions, type ResolvedLoadOptions, resolveLoadOptions } from './load-options.js'
+import { Model, type ModelInfo } from './model.js'
+import { memoryNeeded } from './models/memory.js'
+import { NemotronH } from './models/nemotron-h.js'
+import { resolveModel } from './resolve-model.js'
+import { ChatTemplate } from './text/chat-template.js'
+import { Tokenizer } from './text/tokenizer.js'
+
+const defaultContext = 32_768
+
+/**
+ * Loads a model: a bundled name, or the folder of a checkpoint (ModelOpt NVFP4 or FP8, compressed-tensors, BF16).
+ *
+ * @throws ModelError MODEL_NOT_FOUND, BAD_FORMAT or UNSUPPORTED_MODEL; DeviceError NO_DEVICE or OUT_OF_MEMORY; RequestError
+ * INVALID_OPTION; on abort `signal.reason`
+ * @example
+ * await using model = await loadModel('tiny')
+ */
+export async function loadModel(name: string, options: LoadOptions = {}): Promise<Model> {
+  if (typeof name !== 'string') {
+    throw new RequestError('INVALID_OPTION', `expected a model's name or folder, got ${typeof name}`)
+  }
+  const resolved = resolveLoadOptions(options)
+  resolved.signal?.throwIfAborted()
+  const folder = resolveModel(name)
+  const checkpoint = await Checkpoint.open(folder, signalOption(resolved))
+  const runner = runnerOptions(checkpoint, resolved)
+  checkMemory(checkpoint, runner)
+  const stream = runner.device.stream({ threads: runner.threads, exact: runner.exact })
+  const loader = new WeightLoader(checkpoint, stream)
+  let text: Awaited<ReturnType<typeof loadText>>
+  try {
+    const total = checkpoint.bytes
+    const progress = async () => {
+      await stream.sync()
+      resolved.signal?.throwIfAborted()
+      resolved.onProgress?.({ stage: 'read', loaded: Math.min(loader.bytes, total), total })
+    }
+    const [model, loaded] = await both(
+      NemotronH.load(checkpoint.config, loader, (layer) => checkpoint.kvScales(layer), progress),
+      loadText(folder, resolved),
+    )
+    text = loaded
+    checkpoint.finish()
+    loader.close()
+    const modelRunner = new ModelRunner(model, stream, runner)
+    try {
+      modelRunner.graph()
+    } catch (error) {
+      modelRunner.dispose()
+      throw error
+    }
+    resolved.onProgress?.({ stage: 'warmup', loaded: total, total })
+    resolved.logger?.info(
+      `${name}: ${checkpoint.parameters} parameters on ${runner.device.name}, ${runner.threads} threads`,
+    )
+    const weights = { bytes: loader.ownedBytes, dispose: () => loader.dispose() }
+    const info = describe(name, folder, checkpoint, runner)
+    return new Model({
+      info,
+      device: runner.device,
+      runner: modelRunner,
+      weights,
+      text,
+      generation: checkpoint.generation,
+    })
+  } catch (error) {
+    stream.dispose()
+    loader.dispose()
+    await text?.tokenizer.dispose()
+    throw error
+  }
+}
+
+/** Waits for both even when one fails, so that nothing goes on behind a rejected load. */
+async function both<A, B>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
+  const [first, second] = await Promise.allSettled([a, b])
+  if (first.status === 'rejected') throw first.reason
+  if (second.status === 'rejected') throw second.reason
+  return [first.value, second.value]
+}
+
+async function loadText(folder: string, options: ResolvedLoadOptions) {
+  if (!existsSync(join(folder, 'tokenizer.json'))) return undefined
+  const tokenizer = await Tokenizer.load(folder, signalOption(options))
+  return { tokenizer, template: await ChatTemplate.load(folder, tokenizer) }
+}
+
+function signalOption({ signal }: ResolvedLoadOptions): { signal?: AbortSignal } {
+  return signal ? { signal } : {}
+}
+
+function runnerOptions(checkpoint: Checkpoint, options: ResolvedLoadOptions): RunnerOptions {
+  const { maxPositions } = checkpoint.config
+  const contextLength = options.contextLength ?? Math.min(maxPositions, defaultContext)
+  if (contextLength > maxPositions) {
+    throw new RequestError(
+      'INVALID_OPTION',
+      `expected at most ${maxPositions} for \`contextLength\`, the model's maximum, got ${contextLength}`,
+      { details: { option: 'contextLength' } },
+    )
+  }
+  const { threads, exact, maxBatch, kvCache } = options
+  return { device: Device.open(options.device), threads, exact, maxBatch, contextLength, kvCache }
+}
+
+function checkMemory(checkpoint: Checkpoint, options: RunnerOptions): void {
+  const needed = memoryNeeded(checkpoint, options).total
+  const free = options.device.memory().available
+  if (needed <= free) return
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
+  throw new DeviceError(
+    'OUT_OF_MEMORY',
+    `${checkpoint.folder} needs ${gigabytes(needed)} with contextLength ${options.contextLength} and maxBatch ` +
+      `${options.maxBatch}, ${options.device.name} has ${gigabytes(free)} free: lower these, or free memory`,
+    { details: { needed, free } },
+  )
+}
+
+function describe(name: string, folder: string, checkpoint: Checkpoint, options: RunnerOptions): ModelInfo {
+  return {
+    name: name === folder ? basename(folder) : name,
+    folder,
+    layers: checkpoint.config.layers.length,
+    parameters: checkpoint.parameters,
+    quantization: checkpoint.quantization.name,
+    contextLength: options.contextLength,
+    vocabularySize: checkpoint.config.vocabSize,
+    device: options.device.name,
+    threads: options.threads,
+    kvCache: options.exact ? 'f32' : options.kvCache,
+    exact: options.exact,
+  }
+}
