@@ -50,6 +50,8 @@ NIBBLET_INLINE Floats madd(Floats a, float b, Floats c) {
 void matmul_panels_avx2(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
                         int32_t first, int32_t last, float* const* y) {
   avx2::multiply_any(weight, matrix, x, count, first, last, y);
+  // GCC leaves it out after functions with vector arguments, and SSE code then runs up to a hundred times slower.
+  _mm256_zeroupper();
 }
 
 }  // namespace nibblet
