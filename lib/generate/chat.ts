@@ -1,5 +1,6 @@
 import type { EngineRequest } from '../engine/types.js'
 import { RequestError } from '../errors.js'
+import { tags } from '../text/markup.js'
 import type { Message, ToolCall, ToolSpec } from '../text/messages.js'
 import { StreamParser } from '../text/stream-parser.js'
 import { ChatStream, type StreamController } from './chat-stream.js'
@@ -103,14 +104,15 @@ async function runChat(
   const added: Message[] = []
   let previous: Round | undefined
   for (let round = 0; ; round++) {
-    const rendered = template.render([...messages, ...added], { tools, thinking: options.thinking })
+    const conversation = [...messages, ...added]
+    const rendered = template.render(conversation, { tools, thinking: options.thinking })
     const prompt = await unlessCancelled(controller, () => tokenizer.encodePrompt(rendered))
     if (prompt === undefined) return makeReply(previous, 'cancelled', added, totals, options)
     const opensThinking = rendered.opensThinking
     const current = await runRound(context, controller, {
       prompt,
       options,
-      parser: new StreamParser({ thinking: opensThinking, tools, tokenizer }),
+      parser: new StreamParser({ thinking: opensThinking, tools, tokenizer, previousCalls: countCalls(conversation) }),
       opensThinking,
       thinking: opensThinking ? forced : undefined,
     })
@@ -126,6 +128,13 @@ async function runChat(
     if (results === undefined) return makeReply(current, 'cancelled', added, totals, options)
     added.push(assistantMessage(current), ...results)
   }
+}
+
+function countCalls(messages: readonly Message[]): number {
+  return messages.reduce(
+    (sum, message) => sum + (message.role === 'assistant' ? (message.toolCalls?.length ?? 0) : 0),
+    0,
+  )
 }
 
 /** Awaits a step in front of the engine: `undefined` when the consumer cancelled, a rejection when it aborted. */
@@ -150,7 +159,7 @@ async function forcedEnd(
   { thinking, thinkingBudget }: ResolvedChatOptions,
 ): Promise<EngineRequest['thinking']> {
   if (!thinking || thinkingBudget === undefined) return undefined
-  const close = tokenizer.idOf('</think>')
+  const close = tokenizer.idOf(tags.thinkClose)
   if (close === undefined) {
     throw new RequestError(
       'INVALID_OPTION',
@@ -158,7 +167,7 @@ async function forcedEnd(
       { details: { option: 'thinking' } },
     )
   }
-  const call = tokenizer.idOf('<tool_call>')
+  const call = tokenizer.idOf(tags.toolCallOpen)
   const lineBreak = await tokenizer.encode('\n', { special: false })
   return {
     opened: true,

@@ -1,4 +1,6 @@
 import type { TokenEvent } from '../engine/types.js'
+import type { Detokenizer } from '../text/detokenizer.js'
+import { tags } from '../text/markup.js'
 import type { ToolCall } from '../text/messages.js'
 import type { StreamParser } from '../text/stream-parser.js'
 import type { Tokenizer } from '../text/tokenizer.js'
@@ -31,9 +33,9 @@ export class Collector {
   lastTokenAt: number | undefined
 
   readonly #options: CollectorOptions
-  readonly #detokenizer
+  readonly #detokenizer: Detokenizer
   readonly #stops: StopStrings
-  readonly #tags: { open: number | undefined; close: number | undefined; call: number | undefined }
+  readonly #tags: Readonly<Record<'open' | 'close' | 'call', number | undefined>>
   #thinking: boolean
   #ended = false
 
@@ -44,9 +46,9 @@ export class Collector {
     this.#stops = new StopStrings(options.stop)
     this.#thinking = options.opensThinking
     this.#tags = {
-      open: tokenizer.idOf('<think>'),
-      close: tokenizer.idOf('</think>'),
-      call: tokenizer.idOf('<tool_call>'),
+      open: tokenizer.idOf(tags.thinkOpen),
+      close: tokenizer.idOf(tags.thinkClose),
+      call: tokenizer.idOf(tags.toolCallOpen),
     }
   }
 
@@ -78,14 +80,17 @@ export class Collector {
   #countReasoning(id: number): void {
     const { open, close, call } = this.#tags
     if (this.#options.parser === undefined) return
-    if (!this.#thinking && id === open) this.#thinking = true
+    // As in the parser: a think block begins where the answer has not.
+    if (!this.#thinking && id === open && this.text.trim() === '') this.#thinking = true
     if (this.#thinking && id === call) this.#thinking = false
     if (this.#thinking) this.reasoningTokens++
     if (id === close) this.#thinking = false
   }
 
   #keepLogprob({ id, top }: TokenEvent, logprob: number): void {
-    const token = (id: number) => this.#options.tokenizer.decode([id])
+    const { tokenizer } = this.#options
+    // The head of a model may have more rows than its tokenizer has tokens.
+    const token = (id: number) => (tokenizer.tokenOf(id) === undefined ? '' : tokenizer.decode([id]))
     this.logprobs.push({
       id,
       token: token(id),
@@ -107,9 +112,13 @@ export class Collector {
       }
       // A stop string does not reach across reasoning or a tool call.
       this.#addText(this.#stops.flush())
-      if (part.type === 'reasoning') this.reasoning += part.text
-      else this.toolCalls.push({ id: part.id, name: part.name, input: part.input })
-      if (part.type === 'tool-call' || part.text !== '') this.#options.emit(part)
+      if (part.type === 'reasoning') {
+        this.reasoning += part.text
+        if (part.text !== '') this.#options.emit(part)
+      } else {
+        this.toolCalls.push({ id: part.id, name: part.name, input: part.input })
+        this.#options.emit(part)
+      }
     }
   }
 
