@@ -12,6 +12,7 @@
         "<!(node -p \"require('node-addon-api').include_dir\")"
       ],
       "defines": [
+        "NDEBUG",
         "NAPI_VERSION=9",
         "NAPI_CPP_EXCEPTIONS",
         "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
