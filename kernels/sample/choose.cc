@@ -1,132 +1,139 @@
 #include "kernels/sample/choose.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace nibblet {
 namespace {
 
-/// Candidates in a heap at ids[0, left); those taken so far, most likely first, are ids[count - 1], ids[count - 2], …
-/// A sort of the whole vocabulary costs milliseconds, while the tokens that matter are mostly a few dozen.
+/// Some tokens of a row, in no order. Sorting a whole vocabulary would take milliseconds; selecting takes a few passes.
 class Candidates {
-  auto less() const {
-    return [this](int32_t a, int32_t b) { return scores_.before(b, a); };
-  }
-
  public:
-  Candidates(const Scores& scores, int32_t* ids, int32_t count, float largest, float temperature)
-      : scores_(scores),
-        ids_(ids),
-        count_(count),
-        left_(count),
-        largest_(largest),
-        temperature_(temperature) {
-    std::make_heap(ids_, ids_ + left_, less());
-  }
+  Candidates(const Scores& scores, float temperature, int32_t best, int32_t* ids)
+      : scores_(scores), temperature_(temperature), best_(best), largest_(scores(best)), ids_(ids) {}
 
-  int32_t left() const { return left_; }
-  int32_t taken() const { return count_ - left_; }
-  int32_t next() const { return ids_[0]; }
-  int32_t taken_id(int32_t rank) const { return ids_[count_ - 1 - rank]; }
   float weight(int32_t id) const { return relative_weight(scores_(id), largest_, temperature_); }
 
-  void take() {
-    std::pop_heap(ids_, ids_ + left_, less());
-    --left_;
+  double total() const {
+    double sum = 0;
+    for (int32_t i = 0; i < count_; ++i) sum += weight(ids_[i]);
+    return sum;
+  }
+
+  /// The k best tokens of the vocabulary, by a heap whose top is the worst of them.
+  void collect_best(int32_t k) {
+    const auto better = [this](int32_t a, int32_t b) { return scores_.before(a, b); };
+    for (int32_t id = 0; id < k; ++id) ids_[id] = id;
+    std::make_heap(ids_, ids_ + k, better);
+    float worst = scores_(ids_[0]);
+    for (int32_t id = k; id < scores_.vocabulary; ++id) {
+      // Ids ascend, so a tie with the worst never displaces it.
+      if (!(scores_(id) > worst)) continue;
+      std::pop_heap(ids_, ids_ + k, better);
+      ids_[k - 1] = id;
+      std::push_heap(ids_, ids_ + k, better);
+      worst = scores_(ids_[0]);
+    }
+    count_ = k;
+  }
+
+  /// The tokens of the vocabulary that weigh at least `least`, and the best one in any case.
+  void collect_heavy(double least) {
+    count_ = 0;
+    for (int32_t id = 0; id < scores_.vocabulary; ++id) {
+      if (weight(id) >= least || id == best_) ids_[count_++] = id;
+    }
+  }
+
+  void drop_light(float least) {
+    const auto light = [&](int32_t id) { return weight(id) < least && id != best_; };
+    count_ = int32_t(std::remove_if(ids_, ids_ + count_, light) - ids_);
+  }
+
+  /// Drops what comes after the smallest set of best tokens that weighs at least `mass`.
+  void keep_mass(double mass) {
+    count_ = 1 + select([=](double sum) { return sum >= mass; });
+  }
+
+  /// The first token, from the best down, whose cumulative weight exceeds `mass`; otherwise the last.
+  int32_t token_at(double mass) {
+    return ids_[select([=](double sum) { return sum > mass; })];
   }
 
  private:
-  const Scores& scores_;
-  int32_t* ids_;
-  int32_t count_;
-  int32_t left_;
-  float largest_;
-  float temperature_;
-};
-
-/// The k best ids into ids[0, k), by a heap whose top is the worst of them.
-void collect_top_k(const Scores& scores, int32_t k, int32_t* ids) {
-  const auto better = [&](int32_t a, int32_t b) { return scores.before(a, b); };
-  for (int32_t id = 0; id < k; ++id) ids[id] = id;
-  std::make_heap(ids, ids + k, better);
-  float worst = scores(ids[0]);
-  for (int32_t id = k; id < scores.vocabulary; ++id) {
-    // Ids ascend, so a tie with the worst never displaces it.
-    if (!(scores(id) > worst)) continue;
-    std::pop_heap(ids, ids + k, better);
-    ids[k - 1] = id;
-    std::push_heap(ids, ids + k, better);
-    worst = scores(ids[0]);
+  /// Moves the tokens so that the first i + 1 are the smallest set of best ones whose weight satisfies `reached`, the
+  /// last of them at i, and returns i; the last index when no set does. Quickselect by weight instead of by rank.
+  template <typename Reached>
+  int32_t select(Reached reached) {
+    int32_t first = 0;
+    int32_t last = count_;
+    double before = 0;
+    while (first < last) {
+      const int32_t middle = partition(first, last);
+      double sum = before;
+      for (int32_t i = first; i < middle; ++i) sum += weight(ids_[i]);
+      if (middle > first && reached(sum)) {
+        last = middle;
+        continue;
+      }
+      sum += weight(ids_[middle]);
+      if (reached(sum)) return middle;
+      before = sum;
+      first = middle + 1;
+    }
+    // Rounding can put the end of a range just out of reach.
+    return std::max(first - 1, 0);
   }
-}
+
+  /// Splits [first, last) around the median of three of its tokens. @return the index of that token
+  int32_t partition(int32_t first, int32_t last) {
+    int32_t candidates[3] = {first, first + (last - first) / 2, last - 1};
+    std::sort(candidates, candidates + 3, [this](int32_t a, int32_t b) { return scores_.before(ids_[a], ids_[b]); });
+    std::swap(ids_[candidates[1]], ids_[last - 1]);
+    const int32_t pivot = ids_[last - 1];
+    int32_t middle = first;
+    for (int32_t i = first; i + 1 < last; ++i) {
+      if (scores_.before(ids_[i], pivot)) std::swap(ids_[i], ids_[middle++]);
+    }
+    std::swap(ids_[middle], ids_[last - 1]);
+    return middle;
+  }
+
+  const Scores& scores_;
+  float temperature_;
+  int32_t best_;
+  float largest_;
+  int32_t* ids_;
+  int32_t count_ = 0;
+};
 
 }  // namespace
 
 int32_t choose_token(const Scores& scores, const Sampling& sampling, float uniform, int32_t* scratch) {
   const Largest best = find_largest(scores, scores.vocabulary);
-  const float temperature = sampling.temperature;
-  if (!(temperature > 0) || best.score == -std::numeric_limits<float>::infinity()) return best.id;
-  const auto weight = [&](int32_t id) { return relative_weight(scores(id), best.score, temperature); };
-  const bool nucleus = sampling.top_p < 1;
+  if (!(sampling.temperature > 0) || best.score == -std::numeric_limits<float>::infinity()) return best.id;
 
-  int32_t count = 0;
+  Candidates candidates(scores, sampling.temperature, best.id, scratch);
+  const bool nucleus = sampling.top_p < 1;
   double total = 0;
   if (sampling.top_k > 0 && sampling.top_k < scores.vocabulary) {
-    count = sampling.top_k;
-    collect_top_k(scores, count, scratch);
-    // Sorted, because the sum must not depend on the shape of a heap.
-    std::sort(scratch, scratch + count, [&](int32_t a, int32_t b) { return scores.before(a, b); });
-    for (int32_t i = 0; i < count; ++i) total += weight(scratch[i]);
+    candidates.collect_best(sampling.top_k);
+    total = candidates.total();
   } else {
-    for (int32_t id = 0; id < scores.vocabulary; ++id) total += weight(id);
-    double least = 0;
-    if (nucleus || !(sampling.min_p > 0)) {
+    for (int32_t id = 0; id < scores.vocabulary; ++id) total += candidates.weight(id);
+    double least = sampling.min_p;
+    if (nucleus || !(least > 0)) {
       // The walk ends once it holds the fraction `reach` of the whole, so it cannot come to tokens that would together
       // fit into the rest. The factor covers the rounding of the sums.
       const double reach = nucleus ? std::max(sampling.top_p, 0.0f) : uniform;
       least = 0.999 * (1 - reach) * total / scores.vocabulary;
     }
-    for (int32_t id = 0; id < scores.vocabulary; ++id) {
-      if (weight(id) >= least) scratch[count++] = id;
-    }
+    candidates.collect_heavy(least);
   }
-  if (!nucleus && sampling.min_p > 0) {
-    // Without top-p the mass of the kept tokens must be known before the walk.
-    total = 0;
-    int32_t kept = 0;
-    for (int32_t i = 0; i < count; ++i) {
-      const float w = weight(scratch[i]);
-      if (w < sampling.min_p && scratch[i] != best.id) continue;
-      total += w;
-      scratch[kept++] = scratch[i];
-    }
-    count = kept;
-  }
-
-  Candidates candidates(scores, scratch, count, best.score, temperature);
-  double mass = 0;
-  if (nucleus) {
-    while (candidates.left() > 0) {
-      const float w = candidates.weight(candidates.next());
-      if (candidates.taken() > 0 && w < sampling.min_p) break;
-      candidates.take();
-      mass += w;
-      if (mass >= double(sampling.top_p) * total) break;
-    }
-    const double target = uniform * mass;
-    double walked = 0;
-    for (int32_t rank = 0; rank + 1 < candidates.taken(); ++rank) {
-      walked += candidates.weight(candidates.taken_id(rank));
-      if (walked > target) return candidates.taken_id(rank);
-    }
-    return candidates.taken_id(candidates.taken() - 1);
-  }
-  const double target = uniform * total;
-  while (candidates.left() > 1) {
-    mass += candidates.weight(candidates.next());
-    if (mass > target) return candidates.next();
-    candidates.take();
-  }
-  return candidates.next();
+  if (nucleus) candidates.keep_mass(double(sampling.top_p) * total);
+  if (sampling.min_p > 0) candidates.drop_light(sampling.min_p);
+  if (nucleus || sampling.min_p > 0) total = candidates.total();
+  return candidates.token_at(uniform * total);
 }
 
 }  // namespace nibblet
