@@ -1,6 +1,7 @@
 import { readSmallTensors, type TensorRef } from './safetensors.js'
 
-const scaleName =
+/** Matches the end of the name of a scale tensor, the separator included. */
+export const scaleSuffix =
   /[._](weight_scale|weight_scale_2|weight_global_scale|input_scale|input_global_scale|k_scale|v_scale)$/
 const scaleDtypes = ['F32', 'F16', 'BF16', 'F64']
 const elementLimit = 4096
@@ -40,7 +41,7 @@ export async function readScalars(
 ): Promise<Map<string, number[]>> {
   const refs = [...tensors].filter(
     (ref) =>
-      scaleName.test(ref.name) &&
+      scaleSuffix.test(ref.name) &&
       scaleDtypes.includes(ref.dtype) &&
       ref.shape.reduce((product, size) => product * size, 1) <= elementLimit,
   )

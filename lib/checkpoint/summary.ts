@@ -1,4 +1,5 @@
 import type { Dtype, TensorRef } from './safetensors.js'
+import { scaleSuffix } from './scalars.js'
 
 /** Totals of one storage format. */
 export interface FormatTotals {
@@ -20,8 +21,6 @@ export interface CheckpointSummary {
   readonly formats: Readonly<Record<string, FormatTotals>>
 }
 
-const scale = /[._](weight_scale|weight_scale_2|weight_global_scale|input_scale|input_global_scale|k_scale|v_scale)$/
-
 function formatOf(dtype: Dtype): string {
   if (dtype === 'U8') return 'nvfp4'
   return dtype === 'F8_E4M3' ? 'fp8' : dtype.toLowerCase()
@@ -38,7 +37,7 @@ export function summarize(
     return formats[format]
   }
   for (const [name, ref] of tensors) {
-    const suffix = scale.exec(name)
+    const suffix = scaleSuffix.exec(name)
     if (suffix) {
       const base = name.slice(0, suffix.index)
       const weight = [`${base}.weight`, `${base}.weight_packed`, base].map((n) => tensors.get(n)).find(Boolean)

@@ -125,7 +125,7 @@ describe('readSafetensors', () => {
     await expect(readSafetensors(file, { signal: AbortSignal.abort(new Error('enough')) })).rejects.toThrow('enough')
   })
 
-  it('opens 45,000 tensors in well under the time of reading their weights', async () => {
+  it('opens 45,000 tensors within seconds', async () => {
     const names = Array.from(
       { length: 45_000 },
       (_, i) => `backbone.layers.${i % 52}.mixer.experts.${i}.up_proj.weight`,
