@@ -1,9 +1,242 @@
-#include "kernels/attention/attention.h"
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
 
+#include "kernels/attention/cache.h"
+#include "kernels/linear/matmul.h"
+#include "kernels/numerics/exp.h"
+#include "kernels/numerics/partition.h"
+
+// Both products of attention are the inner product of linear: scores = queries · keys and sums = weights · values, with
+// a slice of a page unpacked into float32 panels as the weight. So the variant of the machine does the arithmetic here.
 namespace nibblet {
+namespace {
+
+constexpr float kNothing = -std::numeric_limits<float>::infinity();
+/// Query rows (a token and a head) that share the unpacking of a page.
+constexpr int32_t kRows = 16;
+/// Positions of a slice; the panels of one slice are 32 KiB.
+constexpr int32_t kSlice = 32;
+constexpr int32_t kMaxHeadDim = 256;
+
+constexpr std::array<float, 256> kE4m3Values = [] {
+  std::array<float, 256> values = {};
+  for (int i = 0; i < 256; ++i) values[i] = e4m3_to_float(uint8_t(i));
+  return values;
+}();
+
+inline float widen(uint8_t bits) { return kE4m3Values[bits]; }
+inline float widen(uint16_t bits) { return bf16_to_float(bits); }
+inline float widen(float value) { return value; }
+
+/// Keys [count, head_dim] as panels of 16 positions, without their scale.
+template <typename T>
+void unpack_keys(const T* keys, int32_t count, int32_t head_dim, float* panels) {
+  const int32_t padded = round_up(head_dim, kBlockInputs);
+  std::fill(panels, panels + kSlice * padded, 0.0f);
+  for (int32_t j = 0; j < count; ++j) {
+    float* panel = panels + j / kPanelRows * kPanelRows * padded + j % kPanelRows;
+    for (int32_t i = 0; i < head_dim; ++i) panel[i * kPanelRows] = widen(keys[size_t(j) * head_dim + i]);
+  }
+}
+
+/// Values [count, head_dim] as panels of 16 channels over kSlice positions. Positions from `count` on weigh 0, and their
+/// zeros here keep whatever a page held before out of the sums.
+template <typename T>
+void unpack_values(const T* values, int32_t count, int32_t head_dim, float* panels) {
+  for (int32_t first = 0; first < head_dim; first += kPanelRows, panels += kSlice * kPanelRows) {
+    const int32_t channels = std::min(kPanelRows, head_dim - first);
+    std::fill(panels, panels + kSlice * kPanelRows, 0.0f);
+    for (int32_t j = 0; j < count; ++j) {
+      const T* row = values + size_t(j) * head_dim + first;
+      for (int32_t i = 0; i < channels; ++i) panels[j * kPanelRows + i] = widen(row[i]);
+    }
+  }
+}
+
+/// Up to kRows query rows of one sequence and kv head.
+class Tile {
+ public:
+  Tile(const AttentionArgs& args, int32_t sequence, int32_t kv_head)
+      : args_(args),
+        sequence_(args.step->sequences[sequence]),
+        index_(sequence),
+        kv_head_(kv_head),
+        padded_(round_up(args.head_dim, kBlockInputs)) {
+    const float key_scale = args.scale * cache_scale(args, kKey);
+    std::fill(key_scales_, key_scales_ + kSlice, key_scale);
+    std::fill(value_scales_, value_scales_ + padded_, cache_scale(args, kValue));
+    for (int32_t r = 0; r < kRows; ++r) {
+      query_rows_[r] = queries_[r];
+      sum_rows_[r] = products_[r];
+    }
+  }
+
+  /// Attends rows [first, first + count) of the sequence's tokens × heads of this kv head.
+  void attend(int32_t first, int32_t count) {
+    const int32_t group = args_.heads / args_.kv_heads;
+    for (int32_t r = 0; r < count; ++r) {
+      token_[r] = sequence_.first + (first + r) / group;
+      head_[r] = kv_head_ * group + (first + r) % group;
+      length_[r] = sequence_.position + (first + r) / group + 1;
+      start_row(r);
+    }
+    // The last row sees the most.
+    for (int32_t page = 0; page < length_[count - 1]; page += kPageTokens) attend_page(page, count);
+    for (int32_t r = 0; r < count; ++r) {
+      const size_t out = (size_t(token_[r]) * args_.heads + head_[r]) * args_.head_dim;
+      for (int32_t i = 0; i < args_.head_dim; ++i) {
+        write_element(args_.y, args_.type, out + i, sums_[r][i] / total_[r]);
+      }
+    }
+  }
+
+ private:
+  void start_row(int32_t r) {
+    const size_t query = size_t(token_[r]) * qkv_row(args_) + size_t(head_[r]) * args_.head_dim;
+    for (int32_t i = 0; i < args_.head_dim; ++i) {
+      queries_[r][i] = read_element(args_.qkv, args_.type, query + i);
+    }
+    std::fill(queries_[r] + args_.head_dim, queries_[r] + padded_, 0.0f);
+    std::fill(sums_[r], sums_[r] + padded_, 0.0f);
+    largest_[r] = kNothing;
+    total_[r] = 0;
+  }
+
+  void attend_page(int32_t page, int32_t count) {
+    const int32_t used = std::min(length_[count - 1] - page, kPageTokens);
+    for (int32_t slice = 0; slice < used; slice += kSlice) {
+      unpack(kKey, page + slice, std::min(kSlice, used - slice));
+      float* y[kRows];
+      for (int32_t r = 0; r < count; ++r) y[r] = scores_[r] + slice;
+      multiply(kSlice, args_.head_dim, key_scales_, query_rows_, count, y);
+    }
+    for (int32_t r = 0; r < count; ++r) weigh(r, std::clamp(length_[r] - page, 0, kPageTokens));
+    for (int32_t slice = 0; slice < used; slice += kSlice) {
+      unpack(kValue, page + slice, std::min(kSlice, used - slice));
+      const float* x[kRows];
+      for (int32_t r = 0; r < count; ++r) x[r] = scores_[r] + slice;
+      multiply(args_.head_dim, kSlice, value_scales_, x, count, sum_rows_);
+      for (int32_t r = 0; r < count; ++r) {
+        for (int32_t i = 0; i < padded_; ++i) sums_[r][i] += products_[r][i];
+      }
+    }
+  }
+
+  /// Turns the scores of a page into weights relative to the running maximum, and rescales what was summed before it.
+  void weigh(int32_t r, int32_t visible) {
+    float* scores = scores_[r];
+    std::fill(scores + visible, scores + kPageTokens, kNothing);
+    float largest = largest_[r];
+    for (int32_t j = 0; j < visible; ++j) largest = std::max(largest, scores[j]);
+    if (largest == kNothing) {
+      // Nothing of this page is seen (or everything seen so far weighs nothing): no difference may become NaN.
+      std::fill(scores, scores + kPageTokens, 0.0f);
+      return;
+    }
+    const float rescale = vector_exp(largest_[r] - largest);
+    for (int32_t j = 0; j < kPageTokens; ++j) scores[j] = vector_exp(scores[j] - largest);
+    float partial[16] = {};
+    for (int32_t j = 0; j < kPageTokens; j += 16) {
+      for (int32_t i = 0; i < 16; ++i) partial[i] += scores[j + i];
+    }
+    for (int32_t width = 8; width > 0; width /= 2) {
+      for (int32_t i = 0; i < width; ++i) partial[i] += partial[i + width];
+    }
+    total_[r] = total_[r] * rescale + partial[0];
+    if (rescale != 1) {
+      for (int32_t i = 0; i < padded_; ++i) sums_[r][i] *= rescale;
+    }
+    largest_[r] = largest;
+  }
+
+  /// Unpacks `count` positions from `position` on into panels_.
+  void unpack(CachePart part, int32_t position, int32_t count) {
+    const size_t start = cache_index(args_, index_, position, part, kv_head_);
+    const auto apply = [&]<typename T>(const T* cache) {
+      if (part == kKey) {
+        unpack_keys(cache + start, count, args_.head_dim, panels_);
+      } else {
+        unpack_values(cache + start, count, args_.head_dim, panels_);
+      }
+    };
+    if (args_.cache_type == DType::e4m3) {
+      apply(static_cast<const uint8_t*>(args_.cache));
+    } else if (args_.cache_type == DType::bf16) {
+      apply(static_cast<const uint16_t*>(args_.cache));
+    } else {
+      apply(static_cast<const float*>(args_.cache));
+    }
+  }
+
+  void multiply(int32_t out, int32_t in, const float* scales, const float* const* x, int32_t count, float* const* y) {
+    const WeightView weight = {Format::f32, Layout::panels, 1,      out, in, reinterpret_cast<const uint8_t*>(panels_),
+                               0,           scales,         0};
+    plan_matmul(weight)(weight, 0, x, count, 0, out, y);
+  }
+
+  const AttentionArgs& args_;
+  const Sequence& sequence_;
+  const int32_t index_;
+  const int32_t kv_head_;
+  const int32_t padded_;
+  int32_t token_[kRows];
+  int32_t head_[kRows];
+  int32_t length_[kRows];  ///< positions that the row sees
+  float largest_[kRows];
+  float total_[kRows];
+  const float* query_rows_[kRows];
+  float* sum_rows_[kRows];
+  alignas(64) float key_scales_[kSlice];
+  alignas(64) float value_scales_[kMaxHeadDim];
+  alignas(64) float queries_[kRows][kMaxHeadDim];
+  alignas(64) float scores_[kRows][kPageTokens];
+  alignas(64) float sums_[kRows][kMaxHeadDim];
+  alignas(64) float products_[kRows][kMaxHeadDim];
+  alignas(64) float panels_[kSlice * kMaxHeadDim];
+};
+
+/// Splits the query rows of the batch by the positions they see: a part may begin anywhere, since rows are independent.
+void attend_all(const AttentionArgs& args, int worker, int workers) {
+  const Step& step = *args.step;
+  const int32_t group = args.heads / args.kv_heads;
+  const auto row_cost = [&](const Sequence& s) { return int64_t(s.position) + s.count; };
+  int64_t total = 0;
+  for (int32_t s = 0; s < step.sequence_count; ++s) {
+    const Sequence& sequence = step.sequences[s];
+    if (is_live(sequence, args.slots)) total += row_cost(sequence) * sequence.count * args.heads;
+  }
+  const Range part = partition(total, worker, workers);
+  int64_t start = 0;
+  for (int32_t s = 0; s < step.sequence_count; ++s) {
+    const Sequence& sequence = step.sequences[s];
+    if (!is_live(sequence, args.slots)) continue;
+    const int64_t cost = row_cost(sequence);
+    const int64_t rows = int64_t(sequence.count) * group;
+    for (int32_t kv_head = 0; kv_head < args.kv_heads; ++kv_head, start += rows * cost) {
+      const auto row_at = [&](int64_t place) {
+        return std::min((std::max<int64_t>(place - start, 0) + cost - 1) / cost, rows);
+      };
+      const int64_t first = row_at(part.first);
+      const int64_t last = row_at(part.last);
+      if (first >= last) continue;
+      Tile tile(args, s, kv_head);
+      for (int64_t row = first; row < last; row += kRows) {
+        tile.attend(int32_t(row), int32_t(std::min<int64_t>(kRows, last - row)));
+      }
+    }
+  }
+}
+
+}  // namespace
 
 void attention(const AttentionArgs& args, int phase, int worker, int workers) {
-  attention_reference(args, phase, worker, workers);
+  if (phase == 0 || args.head_dim > kMaxHeadDim) {
+    attention_reference(args, phase, worker, workers);
+  } else {
+    attend_all(args, worker, workers);
+  }
 }
 
 }  // namespace nibblet
