@@ -9,7 +9,9 @@ const characters: readonly string[] = (() => {
   return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(printable(byte) ? byte : next++))
 })()
 
-const byteByCharCode = new Map(characters.map((character, byte) => [character.charCodeAt(0), byte]))
+const notAByte = -1
+const byteByCharCode = new Int16Array(0x100 + 68).fill(notAByte)
+for (const [byte, character] of characters.entries()) byteByCharCode[character.charCodeAt(0)] = byte
 
 /** The character that stands for a byte. */
 export function byteCharacter(byte: number): string {
@@ -17,15 +19,16 @@ export function byteCharacter(byte: number): string {
 }
 
 /**
- * The bytes that a vocabulary entry stands for. An entry with a character outside the alphabet stands for its own UTF-8
- * bytes, as in the `ByteLevel` decoder of Rust tokenizers.
+ * Writes the bytes that a vocabulary entry stands for.
+ *
+ * @returns their number, or nothing for an entry with a character outside the alphabet: that one stands for its own UTF-8
+ * bytes, as in the `ByteLevel` decoder of Rust tokenizers
  */
-export function bytesOfSpelling(spelling: string): Uint8Array {
-  const bytes = new Uint8Array(spelling.length)
+export function writeBytes(spelling: string, into: Uint8Array, at: number): number | undefined {
   for (let i = 0; i < spelling.length; i++) {
-    const byte = byteByCharCode.get(spelling.charCodeAt(i))
-    if (byte === undefined) return new TextEncoder().encode(spelling)
-    bytes[i] = byte
+    const byte = byteByCharCode[spelling.charCodeAt(i)] ?? notAByte
+    if (byte === notAByte) return undefined
+    into[at + i] = byte
   }
-  return bytes
+  return spelling.length
 }

@@ -10,21 +10,15 @@ export type StreamPart =
 
 type Tag = keyof typeof tags
 
-/** The ids of the tags that are single tokens of a vocabulary. Tags without one are looked for in the text. */
-export type TagIds = { readonly [tag in Tag]?: number }
-
-/** The ids of the tags in a vocabulary. */
-export function tagIdsOf(tokenizer: { idOf(token: string): number | undefined }): TagIds {
-  const ids = (Object.keys(tags) as Tag[]).map((tag) => [tag, tokenizer.idOf(tags[tag])] as const)
-  return Object.fromEntries(ids.filter(([, id]) => id !== undefined))
-}
-
 export interface StreamParserOptions {
   /** Whether the prompt ends inside a think block (`RenderedPrompt.opensThinking`). */
   readonly thinking: boolean
   /** What the model was offered: their schemas convert the arguments. */
   readonly tools?: readonly ToolSpec[]
-  readonly tagIds?: TagIds
+  /** Tags that are tokens of their own in its vocabulary count as tags by id only; the others are looked for in the text. */
+  readonly tokenizer?: { idOf(token: string): number | undefined }
+  /** Calls that the reply has already made, in earlier rounds: ids go on from there. */
+  readonly previousCalls?: number
 }
 
 /**
@@ -36,7 +30,7 @@ export interface StreamParserOptions {
  * - A call that is malformed or never closed comes out as text, with its tags.
  *
  * @example
- * const parser = new StreamParser({ thinking: prompt.opensThinking, tools, tagIds: tagIdsOf(tokenizer) })
+ * const parser = new StreamParser({ thinking: prompt.opensThinking, tools, tokenizer })
  * for (const id of ids) for (const part of parser.push(id, detokenizer.push(id))) show(part)
  * for (const part of parser.finish()) show(part)
  */
@@ -57,13 +51,14 @@ export class StreamParser {
   #call = ''
   #callBegan = false
   #beforeCall: 'reasoning' | 'text' = 'text'
-  #calls = 0
+  #calls: number
 
-  constructor({ thinking, tools = [], tagIds = {} }: StreamParserOptions) {
+  constructor({ thinking, tools = [], tokenizer, previousCalls = 0 }: StreamParserOptions) {
     this.#tools = tools
     this.#state = thinking ? 'reasoning' : 'text'
+    this.#calls = previousCalls
     for (const tag of Object.keys(tags) as Tag[]) {
-      const id = tagIds[tag]
+      const id = tokenizer?.idOf(tags[tag])
       if (id === undefined) this.#textTags.push(tag)
       else this.#tagById.set(id, tag)
     }

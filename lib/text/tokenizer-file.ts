@@ -18,10 +18,9 @@ export interface AddedToken {
 export interface TokenizerFile {
   /** The file's own objects, for @huggingface/tokenizers; without added tokens and post-processor, which are ours. */
   readonly definition: Record<string, unknown>
-  readonly vocabulary: ReadonlyMap<string, number>
+  /** The vocabulary by id, added tokens included. Ids may leave gaps. */
+  readonly spellings: readonly (string | undefined)[]
   readonly added: readonly AddedToken[]
-  /** One more than the largest id. */
-  readonly size: number
   /** Bytes that no entry stands for; texts that contain one cannot be encoded. Empty when there is an unknown token. */
   readonly missingBytes: ReadonlySet<number>
 }
@@ -41,14 +40,11 @@ export function readTokenizerFile(bytes: Uint8Array, path: string): TokenizerFil
   const root = fields(parseJson(bytes, path), 'the file', path)
   for (const name of ['truncation', 'padding', 'post_processor']) optionalFields(root[name], name, path)
   const model = fields(root.model, 'model', path)
-  const { vocabulary, missingBytes } = checkModel(model, path)
-  const added = checkAdded(root.added_tokens ?? [], vocabulary, path)
+  const { vocabulary, spellings, missingBytes } = checkModel(model, path)
+  const added = checkAdded(root.added_tokens ?? [], vocabulary, spellings, path)
   checkNormalizer(root.normalizer ?? null, path)
   checkPreTokenizer(root.pre_tokenizer ?? null, path)
   checkDecoder(root.decoder ?? null, path)
-  let size = 0
-  for (const id of vocabulary.values()) size = Math.max(size, id + 1)
-  for (const token of added) size = Math.max(size, token.id + 1)
   const definition = {
     model: { ...model, vocab: encodingVocabulary(model, added), type: 'BPE' },
     normalizer: root.normalizer ?? null,
@@ -57,7 +53,7 @@ export function readTokenizerFile(bytes: Uint8Array, path: string): TokenizerFil
     decoder: null,
     added_tokens: [],
   }
-  return { definition, vocabulary, added, size, missingBytes }
+  return { definition, spellings, added, missingBytes }
 }
 
 function parseJson(bytes: Uint8Array, path: string): unknown {
@@ -93,7 +89,7 @@ function checkModel(model: Fields, path: string) {
     }
   }
   if (model.byte_fallback === true) throw unsupported(path, 'model.byte_fallback is true')
-  const vocabulary = checkVocabulary(model.vocab, path)
+  const { vocabulary, spellings } = checkVocabulary(model.vocab, path)
   checkMerges(model.merges, vocabulary, path)
   const unknown = model.unk_token ?? null
   if (unknown !== null && (typeof unknown !== 'string' || !vocabulary.has(unknown))) {
@@ -103,27 +99,31 @@ function checkModel(model: Fields, path: string) {
   for (let byte = 0; unknown === null && byte < 256; byte++) {
     if (!vocabulary.has(byteCharacter(byte))) missingBytes.add(byte)
   }
-  return { vocabulary, missingBytes }
+  return { vocabulary, spellings, missingBytes }
 }
 
-function checkVocabulary(value: unknown, path: string): Map<string, number> {
+function checkVocabulary(value: unknown, path: string) {
+  const entries = fields(value, 'model.vocab', path)
   const vocabulary = new Map<string, number>()
-  const tokenById: string[] = []
-  for (const [token, id] of Object.entries(fields(value, 'model.vocab', path))) {
-    checkId(id, () => `model.vocab[${describe(token)}]`, path)
-    const other = tokenById[id]
+  const spellings: (string | undefined)[] = []
+  for (const token of Object.keys(entries)) {
+    const id = entries[token]
+    if (!isId(id)) throw badId(id, `model.vocab[${describe(token)}]`, path)
+    const other = spellings[id]
     if (other !== undefined) throw malformed(path, `${describe(other)} and ${describe(token)} both have id ${id}`)
-    tokenById[id] = token
+    spellings[id] = token
     vocabulary.set(token, id)
   }
   if (vocabulary.size === 0) throw malformed(path, 'model.vocab is empty')
-  return vocabulary
+  return { vocabulary, spellings }
 }
 
-function checkId(id: unknown, what: () => string, path: string): asserts id is number {
-  if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id >= idLimit) {
-    throw malformed(path, `expected an id from 0 to ${idLimit - 1} for ${what()}, got ${describe(id)}`)
-  }
+function isId(id: unknown): id is number {
+  return typeof id === 'number' && Number.isInteger(id) && id >= 0 && id < idLimit
+}
+
+function badId(id: unknown, what: string, path: string) {
+  return malformed(path, `expected an id from 0 to ${idLimit - 1} for ${what}, got ${describe(id)}`)
 }
 
 function checkMerges(merges: unknown, vocabulary: ReadonlyMap<string, number>, path: string): void {
@@ -143,25 +143,28 @@ function checkMerges(merges: unknown, vocabulary: ReadonlyMap<string, number>, p
   }
 }
 
-function checkAdded(value: unknown, vocabulary: ReadonlyMap<string, number>, path: string): AddedToken[] {
+function checkAdded(
+  value: unknown,
+  vocabulary: ReadonlyMap<string, number>,
+  spellings: (string | undefined)[],
+  path: string,
+): AddedToken[] {
   if (!Array.isArray(value)) throw malformed(path, `expected an array for added_tokens, got ${describe(value)}`)
-  const spellings = new Map<number, string>()
   const seen = new Set<string>()
-  for (const [token, id] of vocabulary) spellings.set(id, token)
   return value.map((entry: unknown, i) => {
     const token = fields(entry, `added_tokens[${i}]`, path)
     const { id, content } = token
-    checkId(id, () => `added_tokens[${i}].id`, path)
+    if (!isId(id)) throw badId(id, `added_tokens[${i}].id`, path)
     if (typeof content !== 'string' || content === '') {
       throw malformed(path, `expected a spelling for added_tokens[${i}].content, got ${describe(content)}`)
     }
     if (seen.has(content)) throw malformed(path, `added_tokens has ${describe(content)} twice`)
     seen.add(content)
-    const other = spellings.get(id)
+    const other = spellings[id]
     if ((other ?? content) !== content || (vocabulary.get(content) ?? id) !== id) {
       throw malformed(path, `added_tokens[${i}] gives ${describe(content)} the id ${id}, but it is taken differently`)
     }
-    spellings.set(id, content)
+    spellings[id] = content
     const flag = (name: string): boolean => {
       const set = token[name] ?? false
       if (typeof set === 'boolean') return set

@@ -1,4 +1,4 @@
-import { bytesOfSpelling } from './byte-alphabet.js'
+import { writeBytes } from './byte-alphabet.js'
 import { markupTokens } from './markup.js'
 import type { TokenizerFile } from './tokenizer-file.js'
 
@@ -16,32 +16,31 @@ export interface VocabularyTables {
   readonly added: readonly { readonly id: number; readonly content: string; readonly special: boolean }[]
 }
 
+const encoder = new TextEncoder()
+
 /** Builds the tables; runs where the file was parsed. */
-export function vocabularyTables(file: TokenizerFile): VocabularyTables {
-  const spellings = new Array<string>(file.size).fill('')
-  for (const [spelling, id] of file.vocabulary) spellings[id] = spelling
-  for (const { id, content } of file.added) spellings[id] = content
-  const added = new Set(file.added.map(({ id }) => id))
-  const encoder = new TextEncoder()
-  // An added token is text, even where its characters also belong to the byte alphabet.
-  const chunks = spellings.map((spelling, id) => (added.has(id) ? encoder.encode(spelling) : bytesOfSpelling(spelling)))
-  const bytes = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0))
-  const spellingEnds = new Uint32Array(file.size)
-  const byteEnds = new Uint32Array(file.size)
+export function vocabularyTables({ spellings, added }: TokenizerFile): VocabularyTables {
+  const size = spellings.length
+  const addedIds = new Set(added.map(({ id }) => id))
+  const spellingEnds = new Uint32Array(size)
   let spelled = 0
+  for (let id = 0; id < size; id++) spellingEnds[id] = spelled += spellings[id]?.length ?? 0
+  // UTF-8 takes at most three bytes for a UTF-16 unit.
+  const bytes = new Uint8Array(3 * spelled)
+  const byteEnds = new Uint32Array(size)
   let written = 0
-  for (let id = 0; id < file.size; id++) {
-    const chunk = chunks[id] as Uint8Array
-    bytes.set(chunk, written)
-    byteEnds[id] = written += chunk.length
-    spellingEnds[id] = spelled += (spellings[id] as string).length
+  for (let id = 0; id < size; id++) {
+    const spelling = spellings[id] ?? ''
+    // An added token is text, even where its characters also belong to the byte alphabet.
+    const length = addedIds.has(id) ? undefined : writeBytes(spelling, bytes, written)
+    byteEnds[id] = written += length ?? encoder.encodeInto(spelling, bytes.subarray(written)).written
   }
   return {
-    spellings: spellings.join(''),
+    spellings: Array.from(spellings, (spelling) => spelling ?? '').join(''),
     spellingEnds,
-    bytes,
+    bytes: bytes.slice(0, written),
     byteEnds,
-    added: file.added.map(({ id, content, special }) => ({ id, content, special })),
+    added: added.map(({ id, content, special }) => ({ id, content, special })),
   }
 }
 
