@@ -43,6 +43,9 @@ NIBBLET_INLINE Floats madd(Floats a, float b, Floats c) {
 /// which leaves one shift for every second nibble: loads are free here, the ports of shifts and shuffles are not.
 template <>
 struct Block<Format::nvfp4> {
+  static constexpr size_t kBytes = panel_block_bytes(Format::nvfp4);
+  static constexpr bool kScaled = true;
+  static constexpr bool kWorthDecodingOnce = false;
   const uint8_t* data;
 
   NIBBLET_INLINE explicit Block(const uint8_t* data) : data(data) {}
