@@ -193,7 +193,7 @@ export class Checkpoint {
     const k = find([`${mixer}.k_proj.k_scale`, `${mixer}.k_scale`])
     const v = find([`${mixer}.v_proj.v_scale`, `${mixer}.v_scale`])
     if (k === undefined && v === undefined) return { k: 1, v: 1 }
-    const value = (name: string) => Math.fround(this.#store.scales(name, 1)[0] ?? Number.NaN)
+    const value = (name: string) => this.#store.scales(name, 1)[0] ?? Number.NaN
     return { k: value(k ?? `${mixer}.k_proj.k_scale`), v: value(v ?? `${mixer}.v_proj.v_scale`) }
   }
 

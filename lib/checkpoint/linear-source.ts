@@ -124,15 +124,15 @@ function takeNvfp4(
   const blocks = [out, inputs / blockSize]
   const blockScale = store.take(stored.name('weight_scale'), { shape: [...lead, ...blocks], dtypes: ['F8_E4M3'] })
   // ModelOpt's scale of an all-zero matrix is amax / 2688 = 0, a valid factor; its reciprocal is not.
-  const scales = store.scales(stored.name(names.scale), count, { zero: own })
-  const inputScales = store.find(stored.name(names.input)) && store.scales(stored.name(names.input), count)
-  const factor = (value: number) => Math.fround(own ? value : 1 / value)
+  const scales = store.scales(stored.name(names.scale), count, { zero: own, reciprocal: !own })
+  const inputName = stored.name(names.input)
+  const inputScales = store.find(inputName) && store.scales(inputName, count, { reciprocal: !own })
   return (index) => ({
     format: 'nvfp4',
     weight: slice(weight, stored, index, [out, inputs / 2]),
     blockScale: slice(blockScale, stored, index, blocks),
-    scale: factor(pick(scales, index)),
-    ...(inputScales && { inputScale: factor(pick(inputScales, index)) }),
+    scale: pick(scales, index),
+    ...(inputScales && { inputScale: pick(inputScales, index) }),
   })
 }
 
@@ -151,9 +151,9 @@ function takeFp8(
   return (index) => ({
     format: 'fp8',
     weight: slice(weight, stored, index, [out, inputs]),
-    scale: Math.fround(pick(scales, index)),
+    scale: pick(scales, index),
     ...(rowScale && { rowScale: slice(rowScale, stored, index, [out]) }),
-    ...(inputScales && { inputScale: Math.fround(pick(inputScales, index)) }),
+    ...(inputScales && { inputScale: pick(inputScales, index) }),
   })
 }
 

@@ -95,22 +95,23 @@ export class TensorStore {
    * Takes a scale that holds one number, or `count` numbers along its first axis.
    *
    * @param options.zero also accept 0.
-   * @throws {ModelError} `BAD_FORMAT` when the shape is another one or a value is not finite and positive.
+   * @param options.reciprocal the file stores 1 / scale.
+   * @returns float32 multipliers.
+   * @throws {ModelError} `BAD_FORMAT` when the shape is another one or a multiplier is not finite and positive.
    */
-  scales(name: string, count: number, options: { zero?: boolean } = {}): readonly number[] {
+  scales(name: string, count: number, options: { zero?: boolean; reciprocal?: boolean } = {}): readonly number[] {
     const ref = this.take(name)
-    const values = this.#scalars.get(ref.name)
-    const fits = values?.length === 1 || (values?.length === count && ref.shape[0] === count)
-    if (!values || !fits) throw this.mismatch(ref, count === 1 ? 'one F32 scale' : `one F32 scale or ${count}`)
-    for (const value of values) {
-      if (!Number.isFinite(value) || value < 0 || (value === 0 && !options.zero)) {
-        throw new ModelError(
-          'BAD_FORMAT',
-          `expected a finite positive scale in tensor "${ref.name}" in ${ref.file}, got ${value}.`,
-        )
-      }
-    }
-    return values
+    const stored = this.#scalars.get(ref.name)
+    const fits = stored?.length === 1 || (stored?.length === count && ref.shape[0] === count)
+    if (!stored || !fits) throw this.mismatch(ref, count === 1 ? 'one F32 scale' : `one F32 scale or ${count}`)
+    return stored.map((value) => {
+      const scale = Math.fround(options.reciprocal ? 1 / value : value)
+      if (Number.isFinite(scale) && (scale > 0 || (scale === 0 && value === 0 && options.zero))) return scale
+      throw new ModelError(
+        'BAD_FORMAT',
+        `expected a finite positive scale in tensor "${ref.name}" in ${ref.file}, got ${value}. Download the file again.`,
+      )
+    })
   }
 
   /** Names, as in the files, of the tensors that nothing took. */

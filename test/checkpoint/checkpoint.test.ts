@@ -461,6 +461,27 @@ describe('Checkpoint refuses', () => {
       'weight_global_scale',
     ],
     [
+      'a reciprocal scale beyond float32',
+      {
+        config: nvfp4Packed,
+        tensors: { ...quantized('nvfp4-packed'), [`${inProj}.weight_global_scale`]: f32([1e-40], [1]) },
+      },
+      'weight_global_scale',
+      'finite positive',
+    ],
+    [
+      'an infinite reciprocal scale',
+      {
+        config: nvfp4Packed,
+        tensors: {
+          ...quantized('nvfp4-packed'),
+          [`${inProj}.weight_global_scale`]: f32([Number.POSITIVE_INFINITY], [1]),
+        },
+      },
+      'weight_global_scale',
+      'got Infinity',
+    ],
+    [
       'a KV scale of 0',
       {
         tensors: {
