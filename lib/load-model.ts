@@ -130,7 +130,7 @@ function describe(name: string, folder: string, checkpoint: Checkpoint, options:
     folder,
     layers: checkpoint.config.layers.length,
     parameters: checkpoint.parameters,
-    quantization: checkpoint.quantization.name,
+    quantization: checkpoint.quantization.algorithm || 'none',
     contextLength: options.contextLength,
     vocabularySize: checkpoint.config.vocabSize,
     device: options.device.name,

@@ -22,7 +22,7 @@ export interface ModelInfo {
   readonly folder: string
   readonly layers: number
   readonly parameters: number
-  /** For example 'nvfp4', or 'none' for BF16. */
+  /** As the checkpoint names it, for example 'NVFP4'; 'none' for BF16. */
   readonly quantization: string
   readonly contextLength: number
   readonly vocabularySize: number
