@@ -83,7 +83,12 @@ async function run(args: Arguments, context: Context): Promise<undefined> {
 }
 
 function megabytes(bytes: number): string {
+  if (bytes < 1e5) return `${(bytes / 1e3).toFixed(1)} kB`
   return bytes < 1e10 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
+}
+
+function millions(count: number): string {
+  return count < 1e5 ? String(count) : `${(count / 1e6).toFixed(2)} M`
 }
 
 function describe(inspection: Inspection): string {
@@ -91,7 +96,7 @@ function describe(inspection: Inspection): string {
   const kinds = Object.entries(layers.kinds).map(([kind, count]) => `${count} ${kind}`)
   const row = (name: string, value: string) => `${name.padEnd(14)}${value}\n`
   const formatRows = Object.entries(formats).map(([format, totals]) => {
-    const parameters = `${(totals.parameters / 1e6).toFixed(2)} M parameters`
+    const parameters = `${millions(totals.parameters)} parameters`
     return row(
       `  ${format}`,
       `${parameters.padStart(24)}${megabytes(totals.bytes).padStart(12)}  in ${totals.tensors} tensors`,
@@ -103,7 +108,7 @@ function describe(inspection: Inspection): string {
     row('width', `${inspection.hiddenSize}, vocabulary ${inspection.vocabularySize}`),
     row('context', `${inspection.maxPositions} at most`),
     row('quantization', [quantization.method, quantization.algorithm].filter((text) => text !== '').join(' ')),
-    row('parameters', `${(inspection.parameters / 1e6).toFixed(2)} M`),
+    row('parameters', millions(inspection.parameters)),
     row('files', `${inspection.files}, ${megabytes(inspection.bytes)}`),
     row('formats', ''),
     ...formatRows,

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { StateError } from '../errors.js'
 import type { ChatPart, Reply } from './reply.js'
 
@@ -57,6 +58,8 @@ export class ChatStream implements AsyncIterable<ChatPart>, PromiseLike<Reply>, 
       if (source === undefined) return
       const abort = () => this.#controller.abort(source.reason)
       if (source.aborted) return abort()
+      // Many calls may share one signal: each removes its listener, so Node's warning of a leak would be a false one.
+      setMaxListeners(0, source)
       source.addEventListener('abort', abort, { once: true })
       unfollow = () => source.removeEventListener('abort', abort)
     }
