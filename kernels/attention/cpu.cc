@@ -170,9 +170,10 @@ class Tile {
     }
   }
 
-  void multiply(int32_t out, int32_t in, const float* scales, const float* const* x, int32_t count, float* const* y) {
-    const WeightView weight = {Format::f32, Layout::panels, 1,      out, in, reinterpret_cast<const uint8_t*>(panels_),
-                               0,           scales,         0};
+  void multiply(int32_t out, int32_t in, const float* scales, const float* const* x, int32_t count,
+                float* const* y) {
+    const WeightView weight = {
+        Format::f32, Layout::panels, 1, out, in, reinterpret_cast<const uint8_t*>(panels_), 0, scales, 0};
     plan_matmul(weight)(weight, 0, x, count, 0, out, y);
   }
 

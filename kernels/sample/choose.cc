@@ -88,7 +88,8 @@ class Candidates {
   /// Splits [first, last) around the median of three of its tokens. @return the index of that token
   int32_t partition(int32_t first, int32_t last) {
     int32_t candidates[3] = {first, first + (last - first) / 2, last - 1};
-    std::sort(candidates, candidates + 3, [this](int32_t a, int32_t b) { return scores_.before(ids_[a], ids_[b]); });
+    std::sort(candidates, candidates + 3,
+              [this](int32_t a, int32_t b) { return scores_.before(ids_[a], ids_[b]); });
     std::swap(ids_[candidates[1]], ids_[last - 1]);
     const int32_t pivot = ids_[last - 1];
     int32_t middle = first;

@@ -18,9 +18,9 @@ struct Shape {
 
 const Shape kShapes[] = {
     {32, 2, 128, DType::bf16, DType::e4m3},  // Nano
-    {8, 2, 64, DType::bf16, DType::e4m3},    {8, 2, 64, DType::bf16, DType::bf16},
-    {6, 3, 20, DType::f32, DType::f32},      {5, 5, 7, DType::f32, DType::e4m3},
-    {1, 1, 1, DType::bf16, DType::bf16},     {34, 1, 33, DType::bf16, DType::f32},
+    {8, 2, 64, DType::bf16, DType::e4m3},   {8, 2, 64, DType::bf16, DType::bf16},
+    {6, 3, 20, DType::f32, DType::f32},     {5, 5, 7, DType::f32, DType::e4m3},
+    {1, 1, 1, DType::bf16, DType::bf16},    {34, 1, 33, DType::bf16, DType::f32},
     {2, 1, 300, DType::f32, DType::bf16},  // wider than the blocks of the kernels
 };
 
@@ -38,18 +38,10 @@ struct Layer {
   Elements run(Op op, const Batch& batch, const Elements& qkv, const Slot* slots = nullptr, int workers = 1) {
     const Step step = batch.step();
     Elements y(shape.type, size_t(step.tokens) * shape.width());
-    const AttentionArgs args = {&step,
-                                slots,
-                                shape.heads,
-                                shape.kv_heads,
-                                shape.head_dim,
-                                1 / std::sqrt(float(shape.head_dim)),
-                                shape.type,
-                                qkv.data(),
-                                shape.cache_type,
-                                cache.data(),
-                                k_scale,
-                                v_scale,
+    const AttentionArgs args = {&step,          slots,          shape.heads,
+                                shape.kv_heads, shape.head_dim, 1 / std::sqrt(float(shape.head_dim)),
+                                shape.type,     qkv.data(),     shape.cache_type,
+                                cache.data(),   k_scale,        v_scale,
                                 y.data()};
     run_phases(op, kAttentionPhases, args, workers);
     return y;
@@ -57,7 +49,9 @@ struct Layer {
 
   /// Cached element of a page, `part` 0 for keys and 1 for values, without its scale.
   float cached(int32_t page, int32_t part, int32_t head, int32_t offset, int32_t i) const {
-    return cache[(((size_t(page) * 2 + part) * shape.kv_heads + head) * kPageTokens + offset) * shape.head_dim + i];
+    return cache[(((size_t(page) * 2 + part) * shape.kv_heads + head) * kPageTokens + offset) *
+                     shape.head_dim +
+                 i];
   }
 };
 
@@ -136,7 +130,8 @@ void check_against_oracle(Op op) {
       const float scale = shape.cache_type != DType::e4m3 ? 1 : part == 0 ? layer.k_scale : layer.v_scale;
       const int32_t head = shape.kv_heads - 1;
       for (int32_t i = 0; i < shape.head_dim; ++i) {
-        const size_t from = 70 * size_t(shape.row()) + size_t(shape.heads + part * shape.kv_heads + head) * shape.head_dim;
+        const size_t from =
+            70 * size_t(shape.row()) + size_t(shape.heads + part * shape.kv_heads + head) * shape.head_dim;
         CHECK_EQ(double(layer.cached(2, part, head, 70 - 64, i)) * scale, kept(layer, qkv[from + i], part));
       }
     }

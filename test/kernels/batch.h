@@ -23,7 +23,9 @@ class Random {
   }
   int32_t below(int32_t n) { return int32_t(bits() % uint64_t(n)); }
   double uniform() { return double(bits() >> 11) * 0x1p-53; }
-  double normal() { return std::sqrt(-2 * std::log(1 - uniform())) * std::cos(6.283185307179586 * uniform()); }
+  double normal() {
+    return std::sqrt(-2 * std::log(1 - uniform())) * std::cos(6.283185307179586 * uniform());
+  }
   std::vector<float> normals(size_t count, double scale = 1, double mean = 0) {
     std::vector<float> values(count);
     for (float& value : values) value = float(mean + scale * normal());
@@ -75,7 +77,8 @@ class Batch {
     sequences.push_back({slot, first, count, position, flags, 0});
     ids.resize(ids.size() + size_t(count), -1);
     sequence_of_.resize(ids.size(), int32_t(sequences.size()) - 1);
-    pages_.resize(sequences.size() * size_t(pages_per_sequence_), 1 << 28);  // an unused page must not be read
+    pages_.resize(sequences.size() * size_t(pages_per_sequence_),
+                  1 << 28);  // an unused page must not be read
     std::copy(pages.begin(), pages.end(), pages_.end() - pages_per_sequence_);
     return first;
   }
@@ -95,16 +98,11 @@ class Batch {
   }
 
   Step step() const {
-    return {int32_t(ids.size()),
-            int32_t(sequences.size()),
-            int32_t(rows.size()),
-            pages_per_sequence_,
-            ids.data(),
-            sequence_of_.data(),
-            sequences.data(),
-            pages_.data(),
-            rows.data(),
-            sampling.empty() ? nullptr : sampling.data(),
+    return {int32_t(ids.size()),  int32_t(sequences.size()),
+            int32_t(rows.size()), pages_per_sequence_,
+            ids.data(),           sequence_of_.data(),
+            sequences.data(),     pages_.data(),
+            rows.data(),          sampling.empty() ? nullptr : sampling.data(),
             lists.data()};
   }
 

@@ -5,6 +5,7 @@
 
 #include "test/kernels/batch.h"
 #include "test/kernels/bounded.h"
+#include "test/kernels/inputs.h"
 
 namespace nibblet::test {
 namespace {
@@ -50,7 +51,8 @@ struct Layer {
   }
 
   /// Runs one step. @return y
-  Elements run(Op op, const Batch& batch, const Elements& projected, const Slot* slots = nullptr, int workers = 1) {
+  Elements run(Op op, const Batch& batch, const Elements& projected, const Slot* slots = nullptr,
+               int workers = 1) {
     const Step step = batch.step();
     Elements y(shape.type, size_t(step.tokens) * shape.inner());
     std::vector<float> convolved(size_t(step.tokens) * shape.channels(), std::nanf(""));
@@ -97,7 +99,8 @@ Elements random_rows(const Shape& shape, int32_t tokens, uint64_t seed) {
   Random random(seed);
   std::vector<float> values = random.normals(size_t(tokens) * shape.row());
   // Some steps on either side of softplus' threshold of 20.
-  for (int32_t t = 2; t < tokens; t += 3) values[size_t(t) * shape.row() + shape.row() - 1] = float(20 + t % 7);
+  for (int32_t t = 2; t < tokens; t += 3)
+    values[size_t(t) * shape.row() + shape.row() - 1] = float(20 + t % 7);
   return Elements(shape.type, values);
 }
 
@@ -243,7 +246,8 @@ void check_batch(Op op) {
       Batch alone;
       alone.add(sequence.slot, sequence.position, sequence.count, sequence.flags);
       const Elements part = apart.run(
-          op, alone, projected.part(size_t(sequence.first) * shape.row(), size_t(sequence.count) * shape.row()),
+          op, alone,
+          projected.part(size_t(sequence.first) * shape.row(), size_t(sequence.count) * shape.row()),
           states.data());
       CHECK(part == y.part(size_t(sequence.first) * shape.inner(), part.size()));
     }
@@ -268,8 +272,14 @@ void check_batch(Op op) {
 TEST(mamba_reference_oracle) { check_against_oracle(mamba_reference); }
 TEST(mamba_reference_pieces) { check_pieces(mamba_reference); }
 TEST(mamba_reference_batch) { check_batch(mamba_reference); }
-TEST(mamba_oracle) { check_against_oracle(mamba); }
-TEST(mamba_pieces) { check_pieces(mamba); }
-TEST(mamba_batch) { check_batch(mamba); }
+TEST(mamba_oracle) {
+  for_each_cpu_variant([] { check_against_oracle(mamba); });
+}
+TEST(mamba_pieces) {
+  for_each_cpu_variant([] { check_pieces(mamba); });
+}
+TEST(mamba_batch) {
+  for_each_cpu_variant([] { check_batch(mamba); });
+}
 
 }  // namespace nibblet::test

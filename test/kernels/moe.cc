@@ -10,11 +10,11 @@ constexpr Format f32 = Format::f32, bf16 = Format::bf16, e4m3 = Format::e4m3, nv
 constexpr Layout rows = Layout::rows, panels = Layout::panels;
 
 const MoeShape kShapes[] = {
-    {64, 128, 6, 48, 96, 1, 1, nvfp4, rows},                     // Nano's routing
+    {64, 128, 6, 48, 96, 1, 1, nvfp4, rows},  // Nano's routing
     {64, 128, 6, 48, 96, 1, 1, nvfp4, panels},
-    {384, 32, 4, 64, 128, 1, 1, nvfp4, panels},                  // the bundled model's
-    {64, 32, 4, 16, 0, 8, 3, bf16, panels},                      // groups, no shared expert
-    {20, 12, 3, 13, 7, 4, 2, f32, rows, true, false, true},      // nothing a multiple of 16, biases, exact
+    {384, 32, 4, 64, 128, 1, 1, nvfp4, panels},              // the bundled model's
+    {64, 32, 4, 16, 0, 8, 3, bf16, panels},                  // groups, no shared expert
+    {20, 12, 3, 13, 7, 4, 2, f32, rows, true, false, true},  // nothing a multiple of 16, biases, exact
     {20, 12, 3, 13, 7, 6, 2, bf16, panels, false, true, true},
     {37, 9, 1, 40, 41, 9, 1, e4m3, panels, false, true, false},  // groups of one expert
     {48, 5, 5, 80, 33, 1, 1, e4m3, rows, true, true, false},     // all experts
@@ -63,7 +63,8 @@ TEST(moe_batch) {
       for (int32_t t = 0; t < tokens; t += 7) {
         const auto first = x.begin() + t * shape.hidden;
         const std::vector<float> alone = layer.run({first, first + shape.hidden});
-        CHECK(std::memcmp(alone.data(), together.data() + t * shape.hidden, alone.size() * sizeof(float)) == 0);
+        CHECK(std::memcmp(alone.data(), together.data() + t * shape.hidden, alone.size() * sizeof(float)) ==
+              0);
       }
       for (const int workers : {2, 3, 7}) {
         CHECK(same_bits(layer.run(x, workers), together));

@@ -54,7 +54,8 @@ struct ExpertWeights {
       pack(args, 0, 0, 1);
       row_scales.insert(row_scales.end(), source.row_scales.begin(), source.row_scales.end());
     }
-    view = {s.format, s.layout, matrices, out, in, matrices > 0 ? bytes.data() : nullptr, size, row_scales.data(), 0};
+    view = {s.format, s.layout,          matrices, out, in, matrices > 0 ? bytes.data() : nullptr,
+            size,     row_scales.data(), 0};
   }
 
   /// Row n of matrix m times x, in any order that adds blocks of 16 inputs.
@@ -182,7 +183,8 @@ struct MoeLayer {
     }
     const std::vector<int32_t> kept = largest(group_scores, shape.topk_groups, margin);
     for (int32_t e = 0; e < shape.experts; ++e) {
-      if (!std::count(kept.begin(), kept.end(), e / size)) choice[e] = -std::numeric_limits<double>::infinity();
+      if (!std::count(kept.begin(), kept.end(), e / size))
+        choice[e] = -std::numeric_limits<double>::infinity();
     }
     return largest(choice, shape.top_k, margin);
   }

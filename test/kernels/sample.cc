@@ -10,8 +10,8 @@ namespace {
 bool same_words(PhiloxBlock a, PhiloxBlock b) { return std::memcmp(&a, &b, sizeof a) == 0; }
 
 /// Scores as the header defines them, in float64.
-std::vector<double> penalised(const std::vector<float>& logits, const Sampling& s, const std::vector<uint8_t>& seen,
-                              const std::vector<uint32_t>& counts) {
+std::vector<double> penalised(const std::vector<float>& logits, const Sampling& s,
+                              const std::vector<uint8_t>& seen, const std::vector<uint32_t>& counts) {
   std::vector<double> scores(logits.begin(), logits.end());
   for (size_t i = 0; i < scores.size() && !seen.empty(); ++i) {
     if (seen[i]) scores[i] = scores[i] > 0 ? scores[i] / s.repetition : scores[i] * s.repetition;
@@ -33,7 +33,8 @@ Distribution truncate(const std::vector<double>& scores, const Sampling& s) {
   std::iota(d.ids.begin(), d.ids.end(), 0);
   std::stable_sort(d.ids.begin(), d.ids.end(), [&](int32_t a, int32_t b) { return scores[a] > scores[b]; });
   if (s.top_k > 0 && size_t(s.top_k) < d.ids.size()) d.ids.resize(s.top_k);
-  for (const int32_t id : d.ids) d.probabilities.push_back(std::exp((scores[id] - scores[d.ids[0]]) / s.temperature));
+  for (const int32_t id : d.ids)
+    d.probabilities.push_back(std::exp((scores[id] - scores[d.ids[0]]) / s.temperature));
   const auto cut = [&](size_t count) {
     d.ids.resize(count);
     d.probabilities.resize(count);
@@ -90,7 +91,8 @@ Result sample_one(const std::vector<float>& logits, Sampling sampling, int32_t p
 // Published with Random123 (kat_vectors).
 TEST(philox_known_answers) {
   CHECK(same_words(philox4x32({{0, 0, 0, 0}}, 0, 0), {{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}}));
-  CHECK(same_words(philox4x32({{~0u, ~0u, ~0u, ~0u}}, ~0u, ~0u), {{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}}));
+  CHECK(same_words(philox4x32({{~0u, ~0u, ~0u, ~0u}}, ~0u, ~0u),
+                   {{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}}));
   CHECK(same_words(philox4x32({{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}}, 0xa4093822, 0x299f31d0),
                    {{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}));
   CHECK_EQ(uniform_from_bits(0), 0.0f);
@@ -151,7 +153,8 @@ TEST(sample_oracle) {
 }
 
 TEST(sample_distribution) {
-  const std::vector<float> logits = {0.3f, 2.0f, -1.0f, 1.5f, 0.0f, 1.5f, -3.0f, 0.9f, 2.2f, -0.4f, 1.0f, -2.0f};
+  const std::vector<float> logits = {0.3f,  2.0f, -1.0f, 1.5f,  0.0f, 1.5f,
+                                     -3.0f, 0.9f, 2.2f,  -0.4f, 1.0f, -2.0f};
   const auto with = [](float temperature, int32_t k, float p, float min_p) {
     Sampling s = plain_sampling();
     s.temperature = temperature;

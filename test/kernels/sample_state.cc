@@ -197,7 +197,8 @@ TEST(sample_penalties) {
     const auto best = std::max_element(scores.begin(), scores.end());
     const int32_t expected = int32_t(best - scores.begin());
     *best -= 1e-5;
-    if (std::max_element(scores.begin(), scores.end()) - scores.begin() != expected) continue;  // too close to call
+    if (std::max_element(scores.begin(), scores.end()) - scores.begin() != expected)
+      continue;  // too close to call
     sampler.slots[0].active = 1;
     const Sampler start = sampler;
     Batch batch;
