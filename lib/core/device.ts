@@ -45,6 +45,11 @@ export class Device {
     return native().physicalCores()
   }
 
+  /** The instruction set that the CPU kernels use: portable, avx2 or avx512; the environment's NIBBLET_CPU forces one. */
+  static cpuVariant(): string {
+    return native().cpuVariant()
+  }
+
   /** Bytes: `allocated` by nibblet in this process, `available` to allocate more. */
   memory(): { allocated: number; available: number } {
     return native().deviceMemory(this.handle)

@@ -14,6 +14,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   export_function(env, exports, "initialize", [](const Napi::CallbackInfo& info) -> Napi::Value {
     if (!info[0].IsFunction()) throw Error("INVALID_OPTION", "expected a function that makes errors");
     EnvState::of(info.Env()).make_error = Napi::Persistent(info[0].As<Napi::Function>());
+    choose_cpu_variant();
     return info.Env().Undefined();
   });
   export_device(env, exports);

@@ -1,7 +1,17 @@
+#include <cstdlib>
+
+#include "kernels/simd/cpu.h"
 #include "native/addon/handles.h"
 #include "native/runtime/pool.h"
 
 namespace nibblet {
+
+void choose_cpu_variant() {
+  const char* name = std::getenv("NIBBLET_CPU");
+  if (name == nullptr || *name == 0 || select_cpu_variant(name)) return;
+  throw invalid(std::string("NIBBLET_CPU is '") + name +
+                "': expected portable, avx2 or avx512, and one that this processor has; unset it to take the best");
+}
 
 void export_device(Napi::Env env, Napi::Object exports) {
   export_function(env, exports, "openDevice", [](const Napi::CallbackInfo& info) -> Napi::Value {
@@ -12,6 +22,9 @@ void export_device(Napi::Env env, Napi::Object exports) {
     memory.Set("allocated", static_cast<double>(unwrap<Device>(info[0])->allocated_bytes()));
     memory.Set("available", static_cast<double>(available_memory()));
     return memory;
+  });
+  export_function(env, exports, "cpuVariant", [](const Napi::CallbackInfo& info) -> Napi::Value {
+    return Napi::String::New(info.Env(), cpu_variant());
   });
   export_function(env, exports, "physicalCores", [](const Napi::CallbackInfo& info) -> Napi::Value {
     return Napi::Number::New(info.Env(), physical_cores());

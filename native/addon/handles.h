@@ -93,6 +93,9 @@ DType dtype(const Napi::Value& value);
 /// `[buffer, offset, dtype, ...shape]`
 Tensor tensor(const Napi::Value& value);
 
+/// Applies NIBBLET_CPU. Throws INVALID_OPTION for a variant that is unknown or that this machine cannot run.
+void choose_cpu_variant();
+
 void export_device(Napi::Env env, Napi::Object exports);
 void export_memory(Napi::Env env, Napi::Object exports);
 void export_stream(Napi::Env env, Napi::Object exports);
