@@ -1,5 +1,6 @@
 #include "kernels/pack/pack.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/numerics/bf16.h"
@@ -24,11 +25,13 @@ Source source_strides(const PackArgs& args) {
 /// Reports e4m3 bytes that are NaN, or, for block scales, that have the sign bit set (a negative scale; minus zero
 /// counts, no exporter writes it and kernels read scales as unsigned).
 void check_bytes(const PackArgs& args, const uint8_t* bytes, size_t first, size_t count, bool is_scale) {
-  bool any = false;
-  for (size_t i = 0; i < count; i++) any |= e4m3_is_nan(bytes[i]) | (is_scale && bytes[i] >= 0x80);
-  if (!any) return;
+  // NaN is 0x7f below the sign bit; an unsigned maximum over a whole row compiles to one instruction per vector.
+  const uint8_t mask = is_scale ? 0xff : 0x7f;
+  uint8_t largest = 0;
+  for (size_t i = 0; i < count; i++) largest = std::max<uint8_t>(largest, bytes[i] & mask);
+  if (largest < 0x7f) return;
   for (size_t i = 0; i < count; i++) {
-    if (e4m3_is_nan(bytes[i]) || (is_scale && bytes[i] >= 0x80)) {
+    if ((bytes[i] & mask) >= 0x7f) {
       args.bad->store(int64_t(first + i) + 1, std::memory_order_relaxed);
       return;
     }
@@ -78,49 +81,69 @@ void store(uint8_t* to, T value) {
   std::memcpy(to, &value, sizeof value);
 }
 
+/// Four bytes in column order to the order of an e4m3 panel lane pair.
+constexpr uint32_t swap_middle_bytes(uint32_t bytes) {
+  return (bytes & 0xff0000ff) | (bytes & 0xff00) << 8 | (bytes >> 8 & 0xff00);
+}
+
 /// Writes the `count` <= 16 inputs of one row into a panel block; inputs from `count` on stay as they are (zero).
-void pack_block(Format format, const uint8_t* from, int32_t count, uint8_t* block, int32_t lane) {
-  switch (format) {
-    case Format::f32:
-      for (int32_t k = 0; k < count; k++) {
-        store(block + panel_element_offset(format, lane, k), load<uint32_t>(from + k * 4));
-      }
-      break;
-    case Format::bf16:
-      for (int32_t k = 0; k + 2 <= count; k += 2) {
-        store(block + panel_element_offset(format, lane, k), load<uint32_t>(from + k * 2));
-      }
-      if (count % 2) {
-        store(block + panel_element_offset(format, lane, count - 1), load<uint16_t>(from + (count - 1) * 2));
-      }
-      break;
-    case Format::e4m3:
-      for (int32_t k = 0; k < count; k++) block[panel_element_offset(format, lane, k)] = from[k];
-      break;
-    case Format::nvfp4:
-      store(block + panel_element_offset(format, lane, 0), split_even_odd(load<uint32_t>(from)));
-      store(block + panel_element_offset(format, lane, 8), split_even_odd(load<uint32_t>(from + 4)));
-      break;
+template <Format format>
+void pack_block(const uint8_t* from, int32_t count, uint8_t* block, int32_t lane) {
+  if constexpr (format == Format::f32) {
+    for (int32_t k = 0; k < count; k++) {
+      store(block + panel_element_offset(format, lane, k), load<uint32_t>(from + k * 4));
+    }
+  } else if constexpr (format == Format::bf16) {
+    int32_t k = 0;
+    for (; k + 2 <= count; k += 2) {
+      store(block + panel_element_offset(format, lane, k), load<uint32_t>(from + k * 2));
+    }
+    if (k < count) store(block + panel_element_offset(format, lane, k), load<uint16_t>(from + k * 2));
+  } else if constexpr (format == Format::e4m3) {
+    int32_t k = 0;
+    for (; k + 4 <= count; k += 4) {
+      store(block + panel_element_offset(format, lane, k), swap_middle_bytes(load<uint32_t>(from + k)));
+    }
+    for (; k < count; k++) block[panel_element_offset(format, lane, k)] = from[k];
+  } else {
+    store(block + panel_element_offset(format, lane, 0), split_even_odd(load<uint32_t>(from)));
+    store(block + panel_element_offset(format, lane, 8), split_even_odd(load<uint32_t>(from + 4)));
   }
 }
 
 /// The rows of [first, last) that one panel holds; block by block, so that the destination is written in order.
+template <Format format>
 void pack_panel_rows(const PackArgs& args, int32_t first, int32_t last) {
-  Source stride = source_strides(args);
-  int32_t lane = (args.first_row + first) % kPanelRows;
-  uint8_t* block =
-      args.matrix + size_t((args.first_row + first) / kPanelRows) * panel_bytes(args.format, args.in);
-  for (int32_t k = 0; k < args.in; k += kBlockInputs, block += panel_block_bytes(args.format)) {
-    int32_t count = args.in - k < kBlockInputs ? args.in - k : kBlockInputs;
-    const uint8_t* from = args.elements + first * stride.elements + row_bytes(args.format, k);
-    for (int32_t row = first; row < last; row++, from += stride.elements) {
-      pack_block(args.format, from, count, block, lane + row - first);
+  const Source stride = source_strides(args);
+  const int32_t rows = last - first;
+  const int32_t lane = (args.first_row + first) % kPanelRows;
+  const uint8_t* elements = args.elements + first * stride.elements;
+  const uint8_t* scales = args.block_scales + first * stride.scales;
+  uint8_t* block = args.matrix + size_t((args.first_row + first) / kPanelRows) * panel_bytes(format, args.in);
+  for (int32_t k = 0; k < args.in; k += kBlockInputs, block += panel_block_bytes(format)) {
+    const int32_t count = args.in - k < kBlockInputs ? args.in - k : kBlockInputs;
+    const uint8_t* from = elements + row_bytes(format, k);
+    for (int32_t row = 0; row < rows; row++) {
+      pack_block<format>(from + row * stride.elements, count, block, lane + row);
     }
-    if (args.format != Format::nvfp4) continue;
-    const uint8_t* scale = args.block_scales + first * stride.scales + k / kBlockInputs;
-    for (int32_t row = first; row < last; row++, scale += stride.scales) {
-      block[kPanelScales + lane + row - first] = *scale;
+    if constexpr (format == Format::nvfp4) {
+      for (int32_t row = 0; row < rows; row++) {
+        block[kPanelScales + lane + row] = scales[row * stride.scales + k / kBlockInputs];
+      }
     }
+  }
+}
+
+void pack_panel(const PackArgs& args, int32_t first, int32_t last) {
+  switch (args.format) {
+    case Format::f32:
+      return pack_panel_rows<Format::f32>(args, first, last);
+    case Format::bf16:
+      return pack_panel_rows<Format::bf16>(args, first, last);
+    case Format::e4m3:
+      return pack_panel_rows<Format::e4m3>(args, first, last);
+    case Format::nvfp4:
+      return pack_panel_rows<Format::nvfp4>(args, first, last);
   }
 }
 
@@ -159,7 +182,7 @@ void pack(const PackArgs& args, int, int worker, int workers) {
     int32_t last = start + kPanelRows < args.rows ? start + kPanelRows : args.rows;
     for (int32_t row = first; row < last; row++) check_row(args, row);
     if (args.layout == Layout::panels) {
-      pack_panel_rows(args, first, last);
+      pack_panel(args, first, last);
     } else {
       for (int32_t row = first; row < last; row++) pack_row(args, row);
     }
