@@ -51,7 +51,7 @@ describe('the installed program', () => {
       '--tasks',
       'models/tiny/heldout.jsonl',
       '--limit',
-      '12',
+      '6',
       '--json',
     ]).exit
     expect({ code, err }).toEqual({ code: 0, err: '' })
