@@ -2,7 +2,9 @@ import { SpellingTrie } from './spelling-trie.js'
 import type { AddedToken } from './tokenizer-file.js'
 
 const whitespace = /\p{White_Space}/u
-const wordCharacter = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]/u
+// A word character is what `\w` is in Rust's regular expressions.
+const wordStarts = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/u
+const wordEnds = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]$/u
 
 /** A stretch of plain text, or an added token that stood between two of them. */
 export type Segment = { readonly text: string } | { readonly id: number }
@@ -46,7 +48,6 @@ export class AddedTokenMatcher {
 
 function fits(token: AddedToken, text: string, start: number): boolean {
   if (!token.singleWord) return true
-  const before = text[start - 1]
-  const after = text[start + token.content.length]
-  return !(before !== undefined && wordCharacter.test(before)) && !(after !== undefined && wordCharacter.test(after))
+  const end = start + token.content.length
+  return !wordEnds.test(text.slice(Math.max(0, start - 2), start)) && !wordStarts.test(text.slice(end, end + 2))
 }
