@@ -11,8 +11,12 @@
 #define NIBBLET_INLINE inline __attribute__((always_inline))
 
 // After every include: what is defined above stays compiled for any machine.
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
+#endif
 
 namespace nibblet {
 namespace avx2 {
@@ -41,6 +45,7 @@ NIBBLET_INLINE Floats madd(Floats a, float b, Floats c) {
 }
 
 #include "kernels/linear/blocks.inc"
+#include "kernels/linear/e4m3_words.inc"
 #include "kernels/linear/nvfp4_bytes.inc"
 #include "kernels/linear/panels.inc"
 
@@ -56,5 +61,9 @@ void matmul_panels_avx2(const WeightView& weight, int32_t matrix, const float* c
 
 }  // namespace nibblet
 
+#ifdef __clang__
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 #endif

@@ -10,12 +10,16 @@
 
 #define NIBBLET_INLINE inline __attribute__((always_inline))
 
+// After every include: what is defined above stays compiled for any machine.
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), \
+                             apply_to = function)
+#else
 // GCC 12 takes the undefined pass-through operands inside its own AVX-512 intrinsics for a mistake (bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-
-// After every include: what is defined above stays compiled for any machine.
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
+#endif
 
 namespace nibblet {
 namespace avx512 {
@@ -70,6 +74,45 @@ struct Block<Format::nvfp4> {
   }
 };
 
+/// Elements become bf16 thirty-two at a time, in the pairs of weight.h, and pairs split into float32: normal numbers by
+/// moving the exponent, subnormal ones by a table.
+template <>
+struct Block<Format::e4m3> {
+  static constexpr size_t kBytes = panel_block_bytes(Format::e4m3);
+  static constexpr bool kScaled = false;
+  static constexpr bool kWorthDecodingOnce = true;
+  /// Lane 2r + j of pairs[p]: W[r, 2p + j] in bf16.
+  __m512i pairs[kBlockInputs / 2];
+
+  NIBBLET_INLINE explicit Block(const uint8_t* data) {
+    for (int quad = 0; quad < 4; quad++) {
+      __m512i bytes = _mm512_loadu_si512(data + quad * 64);
+      pairs[2 * quad] = to_bf16(_mm512_slli_epi16(bytes, 8));
+      pairs[2 * quad + 1] = to_bf16(bytes);
+    }
+  }
+
+  /// e4m3 in the high byte of each lane to bf16.
+  static NIBBLET_INLINE __m512i to_bf16(__m512i high) {
+    // m · 2⁻⁹ for m < 8, with the index masked by the comparison below.
+    const __m512i subnormals =
+        _mm512_castsi128_si512(_mm_setr_epi16(0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
+    __m512i magnitude = _mm512_and_si512(_mm512_srli_epi16(high, 4), _mm512_set1_epi16(0x07f0));
+    __m512i normal = _mm512_add_epi16(magnitude, _mm512_set1_epi16(120 << 7));
+    __mmask32 subnormal = _mm512_cmplt_epu16_mask(magnitude, _mm512_set1_epi16(8 << 4));
+    __m512i value =
+        _mm512_mask_permutexvar_epi16(normal, subnormal, _mm512_srli_epi16(magnitude, 4), subnormals);
+    return _mm512_or_si512(value, _mm512_and_si512(high, _mm512_set1_epi16(int16_t(0x8000))));
+  }
+
+  NIBBLET_INLINE Floats input(int k) const {
+    __m512i pair = pairs[k / 2];
+    __m512i bits =
+        k % 2 ? _mm512_and_si512(pair, _mm512_set1_epi32(int32_t(0xffff0000))) : _mm512_slli_epi32(pair, 16);
+    return {{_mm512_castsi512_ps(bits)}};
+  }
+};
+
 #include "kernels/linear/panels.inc"
 
 }  // namespace
@@ -84,5 +127,9 @@ void matmul_panels_avx512(const WeightView& weight, int32_t matrix, const float*
 
 }  // namespace nibblet
 
+#ifdef __clang__
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 #endif

@@ -30,6 +30,7 @@ NIBBLET_INLINE Floats madd(Floats a, float b, Floats c) { return a * b + c; }
 NIBBLET_INLINE Floats madd(Floats a, Floats b, Floats c) { return a * b + c; }
 
 #include "kernels/linear/blocks.inc"
+#include "kernels/linear/e4m3_words.inc"
 #include "kernels/linear/nvfp4_bytes.inc"
 #include "kernels/linear/panels.inc"
 
