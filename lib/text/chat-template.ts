@@ -17,6 +17,7 @@ export interface RenderedPrompt {
   readonly opensThinking: boolean
 }
 
+/** How to render a conversation. */
 export interface RenderOptions {
   readonly tools?: readonly ToolSpec[]
   readonly thinking: boolean

@@ -23,12 +23,15 @@ export interface Environment {
   set(name: string, value: unknown): TemplateValue
 }
 
+/** Evaluates nodes; subclasses see every node in `evaluate`. */
 export interface Interpreter {
   evaluate(node: TemplateNode | undefined, environment: Environment): TemplateValue
   run(program: TemplateNode): TemplateValue
 }
 
+/** A scope with the built-in functions. */
 export const Environment = jinja.Environment as unknown as new () => Environment
+/** The tree-walking interpreter. */
 export const Interpreter = jinja.Interpreter as unknown as new (environment: Environment) => Interpreter
 
 /** Parses a template with `trim_blocks` and `lstrip_blocks`, as transformers does. */

@@ -17,14 +17,19 @@ export interface ToolSpec {
   readonly parameters: JsonSchema
 }
 
+/** Instructions; usually the first message. */
 export interface SystemMessage {
   readonly role: 'system'
   readonly content: string
 }
+
+/** What the user says. */
 export interface UserMessage {
   readonly role: 'user'
   readonly content: string
 }
+
+/** What the model answered: its text, and apart from it its reasoning and tool calls. */
 export interface AssistantMessage {
   readonly role: 'assistant'
   /** May be empty, say beside tool calls. */
@@ -32,6 +37,7 @@ export interface AssistantMessage {
   readonly reasoning?: string
   readonly toolCalls?: readonly ToolCall[]
 }
+
 /** What a tool answered. Several in a row answer the calls of one assistant message, in their order. */
 export interface ToolMessage {
   readonly role: 'tool'

@@ -18,14 +18,17 @@ export const make = {
   undefined: (): TemplateValue => new UndefinedValue(undefined),
 }
 
+/** Whether a value is a str. */
 export function isString(value: TemplateValue): value is TemplateValue & { readonly value: string } {
   return value.type === 'StringValue'
 }
 
+/** Whether a value is a list or a tuple. */
 export function isList(value: TemplateValue): value is TemplateValue & { readonly value: TemplateValue[] } {
   return value.type === 'ArrayValue' || value.type === 'TupleValue'
 }
 
+/** Whether a value is a dict. */
 export function isMapping(
   value: TemplateValue,
 ): value is TemplateValue & { readonly value: Map<string, TemplateValue> } {
@@ -115,6 +118,7 @@ export function pythonFloat(value: number): string {
   return `${sign}${whole}.${digits.slice(exponent + 1) || '0'}`
 }
 
+/** The options of `json.dumps` that templates can pass to `tojson`. */
 export interface JsonOptions {
   readonly indent?: number | undefined
   readonly ensureAscii?: boolean | undefined

@@ -10,6 +10,7 @@ export type StreamPart =
 
 type Tag = keyof typeof tags
 
+/** What a parser knows of the answer that it will see. */
 export interface StreamParserOptions {
   /** Whether the prompt ends inside a think block (`RenderedPrompt.opensThinking`). */
   readonly thinking: boolean

@@ -10,6 +10,7 @@ export interface WorkerInput {
   readonly tables: boolean
 }
 
+/** A text to encode; `id` comes back with the reply. */
 export interface WorkerRequest {
   readonly id: number
   readonly text: string

@@ -1,12 +1,11 @@
 import { createHash } from 'node:crypto'
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { NibbletError } from '../../lib/errors.js'
 import { ChatTemplate } from '../../lib/text/chat-template.js'
 import { type Message, type ToolSpec, validateMessages, validateTools } from '../../lib/text/messages.js'
-import { fixtures, readFixture } from './fixtures.js'
+import { fixtures, readFixture, temporaryFolder } from './fixtures.js'
 
 interface Conversation {
   name: string
@@ -136,12 +135,7 @@ describe('errors', () => {
 })
 
 describe('loading from a folder', () => {
-  const folder = (files: Record<string, string>) => {
-    const path = mkdtempSync(join(tmpdir(), 'nibblet-template-'))
-    for (const [name, text] of Object.entries(files)) writeFileSync(join(path, name), text)
-    return path
-  }
-  const load = (files: Record<string, string>) => ChatTemplate.load(folder(files), { addedTokens })
+  const load = (files: Record<string, string>) => ChatTemplate.load(temporaryFolder(files), { addedTokens })
   const render = async (files: Record<string, string>) =>
     (await load(files)).render([{ role: 'user', content: 'x' }], { thinking: true }).text
 

@@ -1,5 +1,7 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { afterAll } from 'vitest'
 
 const root = new URL('../..', import.meta.url).pathname
 export const fixtures = join(root, 'test/fixtures/text')
@@ -15,3 +17,16 @@ export const tinyFolder = [join(root, 'models/tiny'), process.env.NIBBLET_TEACHE
 )
 
 export const tinyMissing = 'needs models/tiny, or NIBBLET_TEACHER set to the BF16 teacher'
+
+const made: string[] = []
+afterAll(() => {
+  for (const folder of made) rmSync(folder, { recursive: true, force: true })
+})
+
+/** A folder with the given files, removed after the test file. */
+export function temporaryFolder(files: Record<string, string>): string {
+  const folder = mkdtempSync(join(tmpdir(), 'nibblet-text-'))
+  made.push(folder)
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text)
+  return folder
+}

@@ -1,19 +1,16 @@
 import { execFile } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import { copyFile, mkdtemp } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
-import { fixtures } from './fixtures.js'
+import { fixtures, temporaryFolder } from './fixtures.js'
 
 const root = new URL('../..', import.meta.url)
 const compiled = new URL('dist/text/tokenizer.js', root)
 
 /** Runs a program in a process of its own and gives what it printed; a process that does not end by itself fails. */
 async function run(tokenizerModule: URL, body: string, execArgv: string[] = []): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), 'nibblet-process-'))
-  await copyFile(join(fixtures, 'nano-tokenizer.json'), join(folder, 'tokenizer.json'))
+  const folder = temporaryFolder({ 'tokenizer.json': readFileSync(join(fixtures, 'nano-tokenizer.json'), 'utf8') })
   const source = `
     import { Tokenizer } from ${JSON.stringify(tokenizerModule.href)}
     const long = 'some text '.repeat(1000)

@@ -1,12 +1,11 @@
 import { createHash } from 'node:crypto'
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ChatTemplate } from '../../lib/text/chat-template.js'
 import type { Message, ToolSpec } from '../../lib/text/messages.js'
 import { Tokenizer } from '../../lib/text/tokenizer.js'
-import { fixtures, readFixture, tinyFolder, tinyMissing } from './fixtures.js'
+import { fixtures, readFixture, temporaryFolder, tinyFolder, tinyMissing } from './fixtures.js'
 
 interface Sample {
   text: string
@@ -22,9 +21,7 @@ const nanoFile = JSON.parse(readFileSync(join(fixtures, 'nano-tokenizer.json'), 
 
 /** A folder with the nano-like tokenizer, changed. */
 function folderOf(changes: Record<string, unknown> = {}): string {
-  const folder = mkdtempSync(join(tmpdir(), 'nibblet-tokenizer-'))
-  writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify({ ...nanoFile, ...changes }))
-  return folder
+  return temporaryFolder({ 'tokenizer.json': JSON.stringify({ ...nanoFile, ...changes }) })
 }
 
 /** The nano-like tokenizer grown past the size that is parsed in the main thread, with the same ids for all samples. */
@@ -141,7 +138,7 @@ describe('the worker', () => {
 
 describe('bad input', () => {
   test('a folder without tokenizer.json', async () => {
-    await expect(Tokenizer.load(mkdtempSync(join(tmpdir(), 'nibblet-none-')))).rejects.toMatchObject({
+    await expect(Tokenizer.load(temporaryFolder({}))).rejects.toMatchObject({
       code: 'MODEL_NOT_FOUND',
       message: expect.stringContaining('tokenizer.json'),
     })
