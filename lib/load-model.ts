@@ -101,10 +101,9 @@ function runnerOptions(checkpoint: Checkpoint, options: ResolvedLoadOptions): Ru
   const { maxPositions } = checkpoint.config
   const contextLength = options.contextLength ?? Math.min(maxPositions, defaultContext)
   if (contextLength > maxPositions) {
-    throw new RequestError(
-      'INVALID_OPTION',
-      `expected at most ${maxPositions} for \`contextLength\`, the model's maximum, got ${contextLength}`,
-      { details: { option: 'contextLength' } },
+    // There is no positional encoding to break, only training to leave.
+    options.logger?.warn(
+      `contextLength ${contextLength} is beyond the ${maxPositions} positions that the model was trained for`,
     )
   }
   const { threads, exact, maxBatch, kvCache } = options
