@@ -29,6 +29,9 @@ inline float cache_scale(const AttentionArgs& args, CachePart part) {
   return part == kKey ? args.k_scale : args.v_scale;
 }
 
+/// The specification of one token and head (reference.cc).
+void attend_reference(const AttentionArgs& args, const Sequence& sequence, int32_t token, int32_t head);
+
 /// Stores k and v of one token and kv head.
 inline void append_to_cache(const AttentionArgs& args, const Sequence& sequence, int32_t token,
                             int32_t head) {

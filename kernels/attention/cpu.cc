@@ -1,59 +1,24 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 
 #include "kernels/attention/cache.h"
+#include "kernels/attention/panels.h"
 #include "kernels/linear/matmul.h"
 #include "kernels/numerics/exp.h"
 #include "kernels/numerics/partition.h"
 
 // Both products of attention are the inner product of linear: scores = queries · keys and sums = weights · values, with
-// a slice of a page unpacked into float32 panels as the weight. So the variant of the machine does the arithmetic here.
+// a slice of a page, packed into panels, as the weight. So the variant of the machine does the arithmetic here.
 namespace nibblet {
 namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
-/// Query rows (a token and a head) that share the unpacking of a page.
+/// Query rows (a token and a head) that share the packing of a page.
 constexpr int32_t kRows = 16;
-/// Positions of a slice; the panels of one slice are 32 KiB.
+/// Positions of a slice; the panels of one slice are at most 32 KiB.
 constexpr int32_t kSlice = 32;
 constexpr int32_t kMaxHeadDim = 256;
-
-constexpr std::array<float, 256> kE4m3Values = [] {
-  std::array<float, 256> values = {};
-  for (int i = 0; i < 256; ++i) values[i] = e4m3_to_float(uint8_t(i));
-  return values;
-}();
-
-inline float widen(uint8_t bits) { return kE4m3Values[bits]; }
-inline float widen(uint16_t bits) { return bf16_to_float(bits); }
-inline float widen(float value) { return value; }
-
-/// Keys [count, head_dim] as panels of 16 positions, without their scale.
-template <typename T>
-void unpack_keys(const T* keys, int32_t count, int32_t head_dim, float* panels) {
-  const int32_t padded = round_up(head_dim, kBlockInputs);
-  std::fill(panels, panels + kSlice * padded, 0.0f);
-  for (int32_t j = 0; j < count; ++j) {
-    float* panel = panels + j / kPanelRows * kPanelRows * padded + j % kPanelRows;
-    for (int32_t i = 0; i < head_dim; ++i) panel[i * kPanelRows] = widen(keys[size_t(j) * head_dim + i]);
-  }
-}
-
-/// Values [count, head_dim] as panels of 16 channels over kSlice positions. Positions from `count` on weigh 0, and their
-/// zeros here keep whatever a page held before out of the sums.
-template <typename T>
-void unpack_values(const T* values, int32_t count, int32_t head_dim, float* panels) {
-  for (int32_t first = 0; first < head_dim; first += kPanelRows, panels += kSlice * kPanelRows) {
-    const int32_t channels = std::min(kPanelRows, head_dim - first);
-    std::fill(panels, panels + kSlice * kPanelRows, 0.0f);
-    for (int32_t j = 0; j < count; ++j) {
-      const T* row = values + size_t(j) * head_dim + first;
-      for (int32_t i = 0; i < channels; ++i) panels[j * kPanelRows + i] = widen(row[i]);
-    }
-  }
-}
 
 /// Up to kRows query rows of one sequence and kv head.
 class Tile {
@@ -82,8 +47,14 @@ class Tile {
       length_[r] = sequence_.position + (first + r) / group + 1;
       start_row(r);
     }
+    finite_ = true;
     // The last row sees the most.
     for (int32_t page = 0; page < length_[count - 1]; page += kPageTokens) attend_page(page, count);
+    if (!finite_) {
+      // Each row for itself: what a later token cached must not reach an earlier one.
+      for (int32_t r = 0; r < count; ++r) attend_reference(args_, sequence_, token_[r], head_[r]);
+      return;
+    }
     for (int32_t r = 0; r < count; ++r) {
       const size_t out = (size_t(token_[r]) * args_.heads + head_[r]) * args_.head_dim;
       for (int32_t i = 0; i < args_.head_dim; ++i) {
@@ -107,17 +78,19 @@ class Tile {
   void attend_page(int32_t page, int32_t count) {
     const int32_t used = std::min(length_[count - 1] - page, kPageTokens);
     for (int32_t slice = 0; slice < used; slice += kSlice) {
-      unpack(kKey, page + slice, std::min(kSlice, used - slice));
+      const int32_t positions = std::min(kSlice, used - slice);
+      pack(kKey, page + slice, positions);
       float* y[kRows];
       for (int32_t r = 0; r < count; ++r) y[r] = scores_[r] + slice;
-      multiply(kSlice, args_.head_dim, key_scales_, query_rows_, count, y);
+      multiply(positions, args_.head_dim, key_scales_, query_rows_, count, y);
     }
     for (int32_t r = 0; r < count; ++r) weigh(r, std::clamp(length_[r] - page, 0, kPageTokens));
     for (int32_t slice = 0; slice < used; slice += kSlice) {
-      unpack(kValue, page + slice, std::min(kSlice, used - slice));
+      const int32_t positions = std::min(kSlice, used - slice);
+      pack(kValue, page + slice, positions);
       const float* x[kRows];
       for (int32_t r = 0; r < count; ++r) x[r] = scores_[r] + slice;
-      multiply(args_.head_dim, kSlice, value_scales_, x, count, sum_rows_);
+      multiply(args_.head_dim, positions, value_scales_, x, count, sum_rows_);
       for (int32_t r = 0; r < count; ++r) {
         for (int32_t i = 0; i < padded_; ++i) sums_[r][i] += products_[r][i];
       }
@@ -151,14 +124,15 @@ class Tile {
     largest_[r] = largest;
   }
 
-  /// Unpacks `count` positions from `position` on into panels_.
-  void unpack(CachePart part, int32_t position, int32_t count) {
+  /// Packs `count` positions from `position` on into panels_.
+  void pack(CachePart part, int32_t position, int32_t count) {
     const size_t start = cache_index(args_, index_, position, part, kv_head_);
     const auto apply = [&]<typename T>(const T* cache) {
+      finite_ &= all_finite(cache + start, size_t(count) * args_.head_dim);
       if (part == kKey) {
-        unpack_keys(cache + start, count, args_.head_dim, panels_);
+        pack_keys(cache + start, count, args_.head_dim, panels_);
       } else {
-        unpack_values(cache + start, count, args_.head_dim, panels_);
+        pack_values(cache + start, count, args_.head_dim, panels_);
       }
     };
     if (args_.cache_type == DType::e4m3) {
@@ -166,14 +140,23 @@ class Tile {
     } else if (args_.cache_type == DType::bf16) {
       apply(static_cast<const uint16_t*>(args_.cache));
     } else {
-      apply(static_cast<const float*>(args_.cache));
+      apply(static_cast<const uint32_t*>(args_.cache));
     }
   }
 
   void multiply(int32_t out, int32_t in, const float* scales, const float* const* x, int32_t count,
                 float* const* y) {
-    const WeightView weight = {
-        Format::f32, Layout::panels, 1, out, in, reinterpret_cast<const uint8_t*>(panels_), 0, scales, 0};
+    const Format format = args_.cache_type == DType::e4m3   ? Format::e4m3
+                          : args_.cache_type == DType::bf16 ? Format::bf16
+                                                            : Format::f32;
+    WeightView weight = {};
+    weight.format = format;
+    weight.layout = Layout::panels;
+    weight.matrices = 1;
+    weight.out = out;
+    weight.in = in;
+    weight.data = reinterpret_cast<const uint8_t*>(panels_);
+    weight.row_scales = scales;
     plan_matmul(weight)(weight, 0, x, count, 0, out, y);
   }
 
@@ -195,7 +178,8 @@ class Tile {
   alignas(64) float scores_[kRows][kPageTokens];
   alignas(64) float sums_[kRows][kMaxHeadDim];
   alignas(64) float products_[kRows][kMaxHeadDim];
-  alignas(64) float panels_[kSlice * kMaxHeadDim];
+  alignas(64) uint32_t panels_[kSlice * kMaxHeadDim];
+  bool finite_ = true;  ///< every cached element that some row of the tile sees
 };
 
 /// Splits the query rows of the batch by the positions they see: a part may begin anywhere, since rows are independent.

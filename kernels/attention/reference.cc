@@ -22,7 +22,9 @@ float score(const AttentionArgs& args, size_t query, size_t key) {
   return sum * args.scale;
 }
 
-void attend(const AttentionArgs& args, const Sequence& sequence, int32_t token, int32_t head) {
+}  // namespace
+
+void attend_reference(const AttentionArgs& args, const Sequence& sequence, int32_t token, int32_t head) {
   const int32_t group = head / (args.heads / args.kv_heads);
   const int32_t length = sequence.position + (token - sequence.first) + 1;
   const int32_t index = int32_t(&sequence - args.step->sequences);
@@ -48,8 +50,6 @@ void attend(const AttentionArgs& args, const Sequence& sequence, int32_t token, 
   }
 }
 
-}  // namespace
-
 void attention_reference(const AttentionArgs& args, int phase, int worker, int workers) {
   const int32_t units = phase == 0 ? args.kv_heads : args.heads;
   const Range range = partition(int64_t(args.step->tokens) * units, worker, workers);
@@ -61,7 +61,7 @@ void attention_reference(const AttentionArgs& args, int phase, int worker, int w
     if (phase == 0) {
       append_to_cache(args, sequence, token, unit);
     } else {
-      attend(args, sequence, token, unit);
+      attend_reference(args, sequence, token, unit);
     }
   }
 }

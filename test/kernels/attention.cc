@@ -240,12 +240,35 @@ void check_extremes(Op op) {
   CHECK_EQ(y[size_t(shape.width())], 0.0f);
 }
 
+/// A NaN reaches the tokens from its own position on, whatever the cache holds it as.
+void check_nan(Op op) {
+  for (const Shape& shape : kShapes) {
+    Elements qkv = random_rows(shape, 40, 8);
+    std::vector<float> values;
+    for (size_t i = 0; i < qkv.size(); ++i) values.push_back(qkv[i]);
+    for (int32_t h = 0; h < shape.kv_heads; ++h) {
+      const size_t head = size_t(shape.heads + shape.kv_heads + h) * shape.head_dim;
+      values[35 * size_t(shape.row()) + head] = std::nanf("");
+    }
+    Layer layer(shape, 1);
+    Batch batch(1);
+    batch.add(0, 0, 40, 0, {0});
+    const Elements y = layer.run(op, batch, Elements(shape.type, values));
+    for (const int32_t t : {0, 32, 34, 35, 39}) {
+      for (int32_t h = 0; h < shape.heads; ++h) {
+        CHECK_EQ(std::isnan(y[(size_t(t) * shape.heads + h) * shape.head_dim]), t >= 35);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 TEST(attention_reference_oracle) { check_against_oracle(attention_reference); }
 TEST(attention_reference_pieces) { check_pieces(attention_reference); }
 TEST(attention_reference_batch) { check_batch(attention_reference); }
 TEST(attention_reference_extremes) { check_extremes(attention_reference); }
+TEST(attention_reference_nan) { check_nan(attention_reference); }
 TEST(attention_oracle) {
   for_each_cpu_variant([] { check_against_oracle(attention); });
 }
@@ -257,6 +280,9 @@ TEST(attention_batch) {
 }
 TEST(attention_extremes) {
   for_each_cpu_variant([] { check_extremes(attention); });
+}
+TEST(attention_nan) {
+  for_each_cpu_variant([] { check_nan(attention); });
 }
 
 }  // namespace nibblet::test

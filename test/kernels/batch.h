@@ -57,7 +57,7 @@ class Elements {
   }
   void copy(Elements& to, size_t at, size_t from, size_t count) const {
     const size_t size = dtype_bytes(type_);
-    std::memcpy(to.bytes_.data() + at * size, bytes_.data() + from * size, count * size);
+    if (count > 0) std::memcpy(to.bytes_.data() + at * size, bytes_.data() + from * size, count * size);
   }
 
  private:
