@@ -1,7 +1,7 @@
 import type { EngineRequest } from '../engine/types.js'
 import { RequestError } from '../errors.js'
 import { tags } from '../text/markup.js'
-import type { Message, ToolCall, ToolSpec } from '../text/messages.js'
+import type { AssistantMessage, Message, ToolCall, ToolSpec } from '../text/messages.js'
 import { StreamParser } from '../text/stream-parser.js'
 import { ChatStream, type StreamController } from './chat-stream.js'
 import { invalidOption } from './check.js'
@@ -177,7 +177,7 @@ async function forcedEnd(
   }
 }
 
-function assistantMessage(round: Round | undefined): Message {
+function assistantMessage(round: Round | undefined): AssistantMessage {
   const { text = '', reasoning = '', toolCalls = [] as ToolCall[] } = round?.collected ?? {}
   return {
     role: 'assistant',

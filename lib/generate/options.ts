@@ -39,7 +39,10 @@ export interface GenerateOptions {
 
 /** Options of `model.chat()`. */
 export interface ChatOptions extends GenerateOptions {
-  /** Whether the model reasons before it answers, and for how many tokens at most. Default true. */
+  /**
+   * Whether the model reasons before it answers, and for how many tokens at most. Default true. The bound is of the
+   * think block that the checkpoint's template opens: when it is used up, a line break and `</think>` are forced.
+   */
   thinking?: boolean | { maxTokens: number } | undefined
   /** Tools that the model may call: made with `tool()`, or plain `{ name, description, parameters }`. */
   tools?: readonly AnyTool[] | undefined

@@ -1,4 +1,4 @@
-import type { Message, ToolCall } from '../text/messages.js'
+import type { AssistantMessage, Message, ToolCall } from '../text/messages.js'
 
 /** Why a reply ended. `length`: maxTokens or the end of the context. `cancelled`: the consumer stopped listening. */
 export type FinishReason = 'stop' | 'length' | 'tool-calls' | 'cancelled'
@@ -53,7 +53,7 @@ export interface Reply {
   /** Calls that nothing executed; not empty exactly when `finishReason` is `tool-calls`, or the reply was cut after one. */
   toolCalls: ToolCall[]
   /** The answer as a message that can be pushed into the conversation, with its reasoning and tool calls. */
-  message: Message
+  message: AssistantMessage
   /** Every message that the chat added: the assistant's, and the tools' results between them. The last is `message`. */
   messages: Message[]
   finishReason: FinishReason
