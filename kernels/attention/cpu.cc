@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels/attention/cache.h"
@@ -19,6 +20,9 @@ constexpr int32_t kRows = 16;
 /// Positions of a slice; the panels of one slice are at most 32 KiB.
 constexpr int32_t kSlice = 32;
 constexpr int32_t kMaxHeadDim = 256;
+
+typedef float FloatVector __attribute__((vector_size(16)));
+typedef int32_t IntVector __attribute__((vector_size(16)));
 
 /// Up to kRows query rows of one sequence and kv head.
 class Tile {
@@ -97,27 +101,41 @@ class Tile {
     }
   }
 
+  /// Sixteen lanes of a page's values, then a tree.
+  template <typename Combine>
+  static float reduce(const float* values, Combine combine) {
+    float lanes[16];
+    std::copy(values, values + 16, lanes);
+    for (int32_t j = 16; j < kPageTokens; j += 16) {
+      for (int32_t i = 0; i < 16; ++i) lanes[i] = combine(lanes[i], values[j + i]);
+    }
+    for (int32_t width = 8; width > 0; width /= 2) {
+      for (int32_t i = 0; i < width; ++i) lanes[i] = combine(lanes[i], lanes[i + width]);
+    }
+    return lanes[0];
+  }
+
   /// Turns the scores of a page into weights relative to the running maximum, and rescales what was summed before it.
   void weigh(int32_t r, int32_t visible) {
     float* scores = scores_[r];
     std::fill(scores + visible, scores + kPageTokens, kNothing);
-    float largest = largest_[r];
-    for (int32_t j = 0; j < visible; ++j) largest = std::max(largest, scores[j]);
+    float largest = reduce(scores, [](float a, float b) { return b > a ? b : a; });
+    largest = std::max(largest, largest_[r]);
     if (largest == kNothing) {
       // Nothing of this page is seen (or everything seen so far weighs nothing): no difference may become NaN.
       std::fill(scores, scores + kPageTokens, 0.0f);
       return;
     }
     const float rescale = vector_exp(largest_[r] - largest);
-    for (int32_t j = 0; j < kPageTokens; ++j) scores[j] = vector_exp(scores[j] - largest);
-    float partial[16] = {};
-    for (int32_t j = 0; j < kPageTokens; j += 16) {
-      for (int32_t i = 0; i < 16; ++i) partial[i] += scores[j + i];
+    for (int32_t j = 0; j < kPageTokens; j += 4) {
+      // Vectors by hand: compilers see the branches of a clamped constant before they see four lanes.
+      FloatVector lanes;
+      std::memcpy(&lanes, scores + j, sizeof lanes);
+      lanes -= largest;
+      exp_lanes<FloatVector, IntVector>(lanes);
+      std::memcpy(scores + j, &lanes, sizeof lanes);
     }
-    for (int32_t width = 8; width > 0; width /= 2) {
-      for (int32_t i = 0; i < width; ++i) partial[i] += partial[i + width];
-    }
-    total_[r] = total_[r] * rescale + partial[0];
+    total_[r] = total_[r] * rescale + reduce(scores, [](float a, float b) { return a + b; });
     if (rescale != 1) {
       for (int32_t i = 0; i < padded_; ++i) sums_[r][i] *= rescale;
     }

@@ -20,7 +20,7 @@ const Shape kShapes[] = {
     {32, 2, 128, DType::bf16, DType::e4m3},  // Nano
     {8, 2, 64, DType::bf16, DType::e4m3},   {8, 2, 64, DType::bf16, DType::bf16},
     {6, 3, 20, DType::f32, DType::f32},     {5, 5, 7, DType::f32, DType::e4m3},
-    {1, 1, 1, DType::bf16, DType::bf16},    {34, 1, 33, DType::bf16, DType::f32},
+    {1, 1, 1, DType::bf16, DType::bf16},    {18, 1, 33, DType::bf16, DType::f32},
     {2, 1, 300, DType::f32, DType::bf16},  // wider than the blocks of the kernels
 };
 
