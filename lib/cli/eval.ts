@@ -18,7 +18,7 @@ export const evalCommand: Command = {
     'The file holds JSON Lines with kind, thinking, prompt and answer. The prompt is used as it is, special tokens',
     'recognised; the answer is what follows the reasoning and must be equal.',
     `--json prints {"thinking": {"n", "exact"}, "direct": {"n", "exact"}, "kinds": {...}}, rates from 0 to 1.`,
-    greedyNote,
+    ...greedyNote,
   ],
   flags: {
     tasks: { value: 'FILE', help: 'the tasks; - is stdin' },

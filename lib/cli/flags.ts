@@ -29,10 +29,11 @@ export const textFlags: Flags = {
   ...samplingFlags,
 }
 
-/** Help line of the commands that are greedy by default. */
-export const greedyNote =
-  'Greedy (the most likely token each time), unless --temperature, --top-k, --top-p, --min-p or --seed is given;' +
-  ' what is not given then comes from the checkpoint.'
+/** Help lines of the commands that are greedy by default. */
+export const greedyNote = [
+  'Greedy (the most likely token each time), unless --temperature, --top-k, --top-p, --min-p or --seed is given; what',
+  'is not given then comes from the checkpoint.',
+] as const
 
 /** The options of `loadModel()` that the flags ask for. */
 export function loadOptions(args: Arguments): LoadOptions {

@@ -12,7 +12,7 @@ export const generateCommand: Command = {
   details: [
     'The prompt is a user message; the line break at the end of a file is not part of it. With --raw it is the exact',
     'text to continue: no template, no token added, special tokens recognised.',
-    greedyNote,
+    ...greedyNote,
   ],
   flags: {
     prompt: { value: 'TEXT', help: 'the prompt' },
