@@ -10,6 +10,7 @@ export {
   StateError,
 } from './errors.js'
 export {
+  type AnyTool,
   type ChatOptions,
   type ChatPart,
   type ChatStream,
@@ -28,4 +29,4 @@ export {
 export { loadModel } from './load-model.js'
 export type { LoadOptions, LoadProgress, Logger } from './load-options.js'
 export type { MemoryUsage, Model, ModelInfo } from './model.js'
-export type { Message, ToolCall, ToolSpec } from './text/messages.js'
+export type { AssistantMessage, Message, ToolCall, ToolSpec } from './text/messages.js'

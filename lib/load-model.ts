@@ -5,6 +5,7 @@ import { WeightLoader } from './checkpoint/weight-loader.js'
 import { Device } from './core/device.js'
 import { ModelRunner, type RunnerOptions } from './engine/model-runner.js'
 import { DeviceError, RequestError } from './errors.js'
+import { loadDefaults } from './load-defaults.js'
 import { type LoadOptions, type ResolvedLoadOptions, resolveLoadOptions } from './load-options.js'
 import { Model, type ModelInfo } from './model.js'
 import { memoryNeeded } from './models/memory.js'
@@ -12,8 +13,6 @@ import { NemotronH } from './models/nemotron-h.js'
 import { resolveModel } from './resolve-model.js'
 import { ChatTemplate } from './text/chat-template.js'
 import { Tokenizer } from './text/tokenizer.js'
-
-const defaultContext = 32_768
 
 /**
  * Loads a model: a bundled name, or the folder of a checkpoint (ModelOpt NVFP4 or FP8, compressed-tensors, BF16).
@@ -99,7 +98,7 @@ function signalOption({ signal }: ResolvedLoadOptions): { signal?: AbortSignal }
 
 function runnerOptions(checkpoint: Checkpoint, options: ResolvedLoadOptions): RunnerOptions {
   const { maxPositions } = checkpoint.config
-  const contextLength = options.contextLength ?? Math.min(maxPositions, defaultContext)
+  const contextLength = options.contextLength ?? Math.min(maxPositions, loadDefaults.contextLength)
   if (contextLength > maxPositions) {
     // There is no positional encoding to break, only training to leave.
     options.logger?.warn(

@@ -1,5 +1,6 @@
 import { Device, type DeviceName } from './core/device.js'
 import { RequestError } from './errors.js'
+import { loadDefaults } from './load-defaults.js'
 
 /** Anything with these four methods, such as `console` or a pino logger. */
 export interface Logger {
@@ -108,7 +109,7 @@ export function resolveLoadOptions(options: LoadOptions): ResolvedLoadOptions {
     device,
     threads: count('threads', options.threads, Device.physicalCores(), 1024),
     contextLength: contextLength === undefined ? undefined : count('contextLength', contextLength, 0, 2 ** 21),
-    maxBatch: count('maxBatch', options.maxBatch, 8, 512),
+    maxBatch: count('maxBatch', options.maxBatch, loadDefaults.maxBatch, 512),
     kvCache: kvCache ?? 'fp8',
     exact,
     signal,

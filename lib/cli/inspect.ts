@@ -1,23 +1,21 @@
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
+import { loadDefaults } from '../load-defaults.js'
 import type { LayerKind } from '../models/config.js'
-import { type Arguments, UsageError } from './args.js'
+import type { Arguments } from './args.js'
 import { type Command, type Context, takePositionals } from './command.js'
 import { loadOptions, modelFlags } from './flags.js'
-
-/** What `loadModel()` takes when nothing else is asked for. */
-const defaults = { contextLength: 32_768, maxBatch: 8 }
 
 export const inspectCommand: Command = {
   name: 'inspect',
   usage: '<model> [--json]',
   summary: 'Shows layers, formats, sizes and the memory needed, without loading the weights.',
   details: [
-    `Memory is for --context-length (default: the model's, at most ${defaults.contextLength}), --kv-cache, --exact and`,
+    `Memory is for --context-length (default: the model's, at most ${loadDefaults.contextLength}), --kv-cache, --exact and`,
     '--max-batch. --device and --threads change nothing here.',
   ],
   flags: {
     json: { help: 'print JSON' },
-    'max-batch': { value: 'N', help: `sequences computed at once (default ${defaults.maxBatch})` },
+    'max-batch': { value: 'N', help: `sequences computed at once (default ${loadDefaults.maxBatch})` },
     ...modelFlags,
   },
   run,
@@ -47,16 +45,11 @@ interface Inspection {
 async function run(args: Arguments, context: Context): Promise<undefined> {
   const [name = ''] = takePositionals(args, ['model'])
   const load = loadOptions(args)
-  const maxBatch = args.integer('max-batch', { min: 1, max: 512 }) ?? defaults.maxBatch
+  const maxBatch = args.integer('max-batch', { min: 1, max: 512 }) ?? loadDefaults.maxBatch
   const { runtime, output, signal } = context
   const checkpoint = await runtime.openCheckpoint(await runtime.resolveModel(name), signal)
   const { config, summary, quantization } = checkpoint
-  const contextLength = load.contextLength ?? Math.min(config.maxPositions, defaults.contextLength)
-  if (contextLength > config.maxPositions) {
-    throw new UsageError(
-      `Expected at most ${config.maxPositions}, the model's maximum, for --context-length but got '${contextLength}'.`,
-    )
-  }
+  const contextLength = load.contextLength ?? Math.min(config.maxPositions, loadDefaults.contextLength)
   const exact = load.exact === true
   const kvCache = load.kvCache ?? 'fp8'
   const kinds: Partial<Record<LayerKind, number>> = {}
