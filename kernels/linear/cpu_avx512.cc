@@ -50,6 +50,7 @@ struct Block<Format::nvfp4> {
   static constexpr size_t kBytes = panel_block_bytes(Format::nvfp4);
   static constexpr bool kScaled = true;
   static constexpr bool kWorthDecodingOnce = false;
+  static constexpr size_t kPrefetch = kPrefetchBytes;
   const uint8_t* data;
 
   NIBBLET_INLINE explicit Block(const uint8_t* data) : data(data) {}
@@ -81,6 +82,7 @@ struct Block<Format::e4m3> {
   static constexpr size_t kBytes = panel_block_bytes(Format::e4m3);
   static constexpr bool kScaled = false;
   static constexpr bool kWorthDecodingOnce = true;
+  static constexpr size_t kPrefetch = kPrefetchBytes;
   /// Lane 2r + j of pairs[p]: W[r, 2p + j] in bf16.
   __m512i pairs[kBlockInputs / 2];
 
