@@ -25,24 +25,30 @@ function argmaxOf(logits: Float32Array): number {
 export async function score(
   runner: ModelRunner,
   ids: Uint32Array,
-  options: { last: number; signal?: AbortSignal | undefined },
+  options: {
+    /** Positions from the end whose logits are kept. */
+    last: number
+    /** Tokens in one step, at most `runner.scoreRows`, the default. The result does not depend on it. */
+    chunk?: number
+    signal?: AbortSignal | undefined
+  },
 ): Promise<Scores> {
-  const { last, signal } = options
+  const { last, chunk: step = runner.scoreRows, signal } = options
   const { slot, pages } = runner.scoring
   const input = new StepInput()
   const argmax = new Int32Array(ids.length)
   const logits: Float32Array[] = []
-  for (let position = 0; position < ids.length; position += runner.scoreRows) {
-    const chunk = ids.subarray(position, position + runner.scoreRows)
+  for (let position = 0; position < ids.length; position += step) {
+    const chunk = ids.subarray(position, position + step)
     const rows = Array.from(chunk, (_, index) => index)
-    const step = input.pack([{ slot, position, ids: chunk, pages, rows }])
+    const packed = input.pack([{ slot, position, ids: chunk, pages, rows }])
     const cancel = new CancelFlag()
     const abort = () => cancel.cancel()
     signal?.throwIfAborted()
     signal?.addEventListener('abort', abort, { once: true })
     const bytes = await runner
       .scoreGraph()
-      .launch(step, cancel)
+      .launch(packed, cancel)
       .finally(() => signal?.removeEventListener('abort', abort))
     signal?.throwIfAborted()
     if (bytes === null) throw new Error('a scoring step was cancelled without an abort')
