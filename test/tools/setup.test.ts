@@ -11,7 +11,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import ts from 'typescript'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, describe, expect, test } from 'vitest'
 import { Fixture, repository, until } from './fixture.js'
 
 const fixtures: Fixture[] = []
@@ -27,6 +27,11 @@ afterEach(() => {
 })
 
 describe('Node version', () => {
+  // Runs that are accepted go on to look for the sources, which are not there.
+  const shared = new Fixture()
+  rmSync(join(shared.root, 'sources.json'))
+  afterAll(() => shared.dispose())
+
   const pretend = (version: string) => [
     '--import',
     `data:text/javascript,Object.defineProperty(process,"versions",{value:{...process.versions,node:"${version}"}})`,
@@ -35,7 +40,7 @@ describe('Node version', () => {
   test.each(['12.22.12', '18.20.4', '20.18.3', '21.7.3', '22.11.0'])(
     '%s is refused in one sentence',
     async (version) => {
-      const { code, stdout, stderr } = await makeFixture().setup({}, pretend(version))
+      const { code, stdout, stderr } = await shared.setup({}, pretend(version))
       expect(code).toBe(1)
       expect(stdout).toBe('')
       expect(stderr).toMatch(/^nibblet needs Node 20\.19 .*\n$/)
@@ -44,10 +49,7 @@ describe('Node version', () => {
   )
 
   test.each(['20.19.0', '22.12.0', '23.0.0', '24.1.0'])('%s is accepted', async (version) => {
-    // Accepted runs go on to look for the sources, which are not there.
-    const fixture = makeFixture()
-    rmSync(join(fixture.root, 'sources.json'))
-    const { stderr } = await fixture.setup({}, pretend(version))
+    const { stderr } = await shared.setup({}, pretend(version))
     expect(stderr).toContain('sources.json is missing')
   })
 
