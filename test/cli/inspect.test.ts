@@ -40,7 +40,7 @@ describe('inspect', () => {
       expect(out).toContain(word)
   })
 
-  test('a context longer than the model's is counted all the same; a folder that is none lists what was tried', async () => {
+  test('a context beyond the trained one is counted all the same; a folder that is none lists what was tried', async () => {
     expect((await inspect(fixture('bf16-basic'), '--context-length', '99999999')).code).toBe(0)
     const missing = await inspect('no-such-model')
     expect(missing.code).toBe(1)
