@@ -7,11 +7,12 @@ namespace nibblet {
 
 Channel::Channel(Napi::Env env) : function_(Function::New(env, "nibblet", 0, 1)) { function_.Unref(env); }
 
-Napi::Promise Channel::expect(Napi::Env env, Convert convert, Completion* done) {
+Napi::Promise Channel::expect(Napi::Env env, Convert convert, const std::function<void(Completion)>& start) {
   uint64_t id = next_++;
+  start([channel = shared_from_this(), id](Outcome outcome) { channel->post(id, std::move(outcome)); });
+  // A completion that is already posted is delivered on this thread, so not before it is expected here.
   auto [entry, _] = pending_.emplace(id, Pending{Napi::Promise::Deferred::New(env), convert});
   if (pending_.size() == 1) function_.Ref(env);
-  *done = [channel = shared_from_this(), id](Outcome outcome) { channel->post(id, std::move(outcome)); };
   return entry->second.deferred.Promise();
 }
 
@@ -57,8 +58,9 @@ void EnvState::shut_down() {
 Napi::Error to_js(Napi::Env env, const Error& error) {
   EnvState& state = EnvState::of(env);
   if (state.make_error.IsEmpty()) return Napi::Error::New(env, error.what());
-  Napi::Value made = state.make_error.Call({Napi::String::New(env, error.code()), Napi::String::New(env, error.what()),
-                                            Napi::String::New(env, error.op())});
+  Napi::Value made =
+      state.make_error.Call({Napi::String::New(env, error.code()), Napi::String::New(env, error.what()),
+                             Napi::String::New(env, error.op())});
   return Napi::Error(env, made);
 }
 

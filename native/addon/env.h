@@ -2,6 +2,7 @@
 
 #include <napi.h>
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
@@ -19,8 +20,9 @@ using Convert = Napi::Value (*)(Napi::Env env, Outcome& outcome);
 class Channel : public std::enable_shared_from_this<Channel> {
  public:
   explicit Channel(Napi::Env env);
-  /// A promise, and the completion that settles it. JavaScript thread only.
-  Napi::Promise expect(Napi::Env env, Convert convert, Completion* done);
+  /// Gives `start` a completion and returns the promise that it settles. When `start` throws, nothing is expected and the
+  /// exception passes. JavaScript thread only.
+  Napi::Promise expect(Napi::Env env, Convert convert, const std::function<void(Completion)>& start);
   void close();
 
  private:

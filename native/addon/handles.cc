@@ -32,8 +32,12 @@ std::string text(const Napi::Value& value, const char* name) {
 
 std::pair<const uint8_t*, size_t> bytes(const Napi::Value& value, const char* name) {
   if (!value.IsTypedArray()) throw invalid(std::string("expected a typed array for `") + name + "`");
-  Napi::TypedArray array = value.As<Napi::TypedArray>();
-  return {static_cast<const uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset(), array.ByteLength()};
+  // Not by way of its ArrayBuffer: that may be a SharedArrayBuffer.
+  void* data = nullptr;
+  napi_status status =
+      napi_get_typedarray_info(value.Env(), value, nullptr, nullptr, &data, nullptr, nullptr);
+  if (status != napi_ok) throw Napi::Error::New(value.Env());
+  return {static_cast<const uint8_t*>(data), value.As<Napi::TypedArray>().ByteLength()};
 }
 
 DType dtype(const Napi::Value& value) {
@@ -51,12 +55,16 @@ Tensor tensor(const Napi::Value& value) {
   result.buffer = unwrap<Buffer>(array.Get(0u));
   result.offset = size(array.Get(1u), "offset");
   result.dtype = dtype(array.Get(2u));
-  for (uint32_t i = 3; i < array.Length(); ++i) result.shape.push_back(static_cast<int64_t>(size(array.Get(i), "shape")));
+  for (uint32_t i = 3; i < array.Length(); ++i)
+    result.shape.push_back(static_cast<int64_t>(size(array.Get(i), "shape")));
   double bytes = static_cast<double>(dtype_bytes(result.dtype));
-  for (int64_t extent : result.shape) bytes *= static_cast<double>(extent);
+  for (int64_t extent : result.shape) {
+    if (extent < 1) throw invalid("a tensor has no elements: " + describe(result));
+    bytes *= static_cast<double>(extent);
+  }
   if (static_cast<double>(result.offset) + bytes > static_cast<double>(result.buffer->bytes())) {
-    throw invalid("a tensor " + describe(result) + " reaches beyond its buffer of " + std::to_string(result.buffer->bytes()) +
-                  " bytes");
+    throw invalid("a tensor " + describe(result) + " reaches beyond its buffer of " +
+                  std::to_string(result.buffer->bytes()) + " bytes");
   }
   return result;
 }

@@ -40,7 +40,7 @@ struct HandleTag<Graph> {
   static constexpr const char* noun = "graph";
 };
 template <>
-struct HandleTag<MappedFile> {
+struct HandleTag<ByteSource> {
   static constexpr napi_type_tag tag{0x6e6962626c657400, 6};
   static constexpr const char* noun = "file";
 };
@@ -57,7 +57,8 @@ Napi::Object wrap(Napi::Env env, std::shared_ptr<T> object) {
   Napi::Object handle = Napi::Object::New(env);
   auto* owned = new std::shared_ptr<T>(std::move(object));
   napi_status status = napi_wrap(
-      env, handle, owned, [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<T>*>(data); }, nullptr, nullptr);
+      env, handle, owned, [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<T>*>(data); },
+      nullptr, nullptr);
   if (status != napi_ok) {
     delete owned;
     throw Napi::Error::New(env);
@@ -80,7 +81,8 @@ std::shared_ptr<T>& slot_of(const Napi::Value& value) {
 template <class T>
 std::shared_ptr<T> unwrap(const Napi::Value& value) {
   std::shared_ptr<T>& slot = slot_of<T>(value);
-  if (!slot) throw Error("DISPOSED", std::string("the ") + HandleTag<T>::noun + " was disposed of; create another");
+  if (!slot)
+    throw Error("DISPOSED", std::string("the ") + HandleTag<T>::noun + " was disposed of; create another");
   return slot;
 }
 
@@ -104,7 +106,10 @@ void export_stream(Napi::Env env, Napi::Object exports);
 template <class Body>
 void export_function(Napi::Env env, Napi::Object exports, const char* name, Body body) {
   exports.Set(name, Napi::Function::New(
-                        env, [body](const Napi::CallbackInfo& info) { return guarded(info.Env(), [&] { return body(info); }); },
+                        env,
+                        [body](const Napi::CallbackInfo& info) {
+                          return guarded(info.Env(), [&] { return body(info); });
+                        },
                         name));
 }
 

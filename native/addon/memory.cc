@@ -1,5 +1,8 @@
 // Buffers, weights and the files they are loaded from.
+#include <cstring>
+
 #include "native/addon/handles.h"
+#include "native/runtime/synthetic_file.h"
 
 namespace nibblet {
 namespace {
@@ -26,11 +29,53 @@ FileTensor file_tensor(const Napi::Value& value) {
   if (value.IsUndefined()) return result;
   if (!value.IsArray()) throw invalid("expected a file tensor");
   Napi::Array array = value.As<Napi::Array>();
-  result.file = unwrap<MappedFile>(array.Get(0u));
+  result.file = unwrap<ByteSource>(array.Get(0u));
   result.offset = size(array.Get(1u), "offset");
   result.dtype = dtype(array.Get(2u));
   result.name = text(array.Get(3u), "name");
   return result;
+}
+
+Draw draw_of(const Napi::Value& value) {
+  std::string name = text(value, "draw");
+  if (name == "pairs") return Draw::pairs;
+  if (name == "bytes") return Draw::bytes;
+  if (name == "halves") return Draw::halves;
+  if (name == "words") return Draw::words;
+  throw invalid("unknown draw '" + name + "'; expected pairs, bytes, halves or words");
+}
+
+/// `(path, [[draw, alternate, entries], …], f64 [regions, 3] of offset, bytes and table, u64 [regions] of seeds)`
+Napi::Value create_synthetic_file(const Napi::CallbackInfo& info) {
+  if (!info[1].IsArray()) throw invalid("expected an array of tables");
+  Napi::Array given = info[1].As<Napi::Array>();
+  std::vector<SyntheticFile::Table> tables;
+  for (uint32_t i = 0; i < given.Length(); ++i) {
+    Napi::Value row = given.Get(i);
+    if (!row.IsArray()) throw invalid("expected a table");
+    Napi::Array table = row.As<Napi::Array>();
+    auto [entries, count] = bytes(table.Get(2u), "entries");
+    bool alternate = table.Get(1u).ToBoolean();
+    tables.push_back({draw_of(table.Get(0u)), alternate, std::vector<uint8_t>(entries, entries + count)});
+  }
+  auto [places, place_bytes] = bytes(info[2], "regions");
+  auto [seeds, seed_bytes] = bytes(info[3], "seeds");
+  size_t count = seed_bytes / sizeof(uint64_t);
+  if (place_bytes != count * 3 * sizeof(double)) throw invalid("regions and seeds do not go together");
+  std::vector<SyntheticFile::Region> regions(count);
+  for (size_t i = 0; i < count; ++i) {
+    double place[3];
+    std::memcpy(place, places + i * sizeof place, sizeof place);
+    std::memcpy(&regions[i].seed, seeds + i * sizeof(uint64_t), sizeof(uint64_t));
+    for (double value : place) {
+      if (!(value >= 0 && value < 0x1p53)) throw invalid("a region is out of range");
+    }
+    regions[i].offset = static_cast<size_t>(place[0]);
+    regions[i].bytes = static_cast<size_t>(place[1]);
+    regions[i].table = static_cast<size_t>(place[2]);
+  }
+  return wrap<ByteSource>(info.Env(), std::make_shared<SyntheticFile>(text(info[0], "path"),
+                                                                      std::move(tables), std::move(regions)));
 }
 
 template <class T>
@@ -41,7 +86,8 @@ Napi::Value dispose(const Napi::CallbackInfo& info) {
 
 Napi::Value create_weight(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), std::make_shared<Weight>(unwrap<Device>(info[0]), format(info[1]), layout(info[2]),
-                                                   integer(info[3], "matrices"), integer(info[4], "out"), integer(info[5], "in")));
+                                                   integer(info[3], "matrices"), integer(info[4], "out"),
+                                                   integer(info[5], "in")));
 }
 
 Napi::Value load_tensor_from(const Napi::CallbackInfo& info) {
@@ -79,9 +125,10 @@ void export_memory(Napi::Env env, Napi::Object exports) {
   });
   export_function(env, exports, "disposeWeight", dispose<Weight>);
   export_function(env, exports, "mapFile", [](const Napi::CallbackInfo& info) -> Napi::Value {
-    return wrap(info.Env(), std::make_shared<MappedFile>(text(info[0], "path")));
+    return wrap<ByteSource>(info.Env(), std::make_shared<MappedFile>(text(info[0], "path")));
   });
-  export_function(env, exports, "disposeFile", dispose<MappedFile>);
+  export_function(env, exports, "createSyntheticFile", create_synthetic_file);
+  export_function(env, exports, "disposeFile", dispose<ByteSource>);
   export_function(env, exports, "loadTensor", load_tensor_from);
   export_function(env, exports, "loadWeight", load_weight_from);
 }

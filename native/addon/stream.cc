@@ -45,7 +45,8 @@ Napi::Value describe_ops(const Napi::CallbackInfo& info) {
       operand.Set("optional", spec.optional);
       operands.Set(operands.Length(), operand);
     }
-    for (const AttributeSpec& spec : op.attributes) attributes.Set(attributes.Length(), Napi::String::New(env, spec.name));
+    for (const AttributeSpec& spec : op.attributes)
+      attributes.Set(attributes.Length(), Napi::String::New(env, spec.name));
     row.Set("name", op.name);
     row.Set("operands", operands);
     row.Set("attributes", attributes);
@@ -73,7 +74,8 @@ Napi::Value enqueue(const Napi::CallbackInfo& info) {
       call.operands.emplace_back(unwrap<Weight>(operand));
     }
   }
-  for (uint32_t i = 0; i < attributes.Length(); ++i) call.attributes.push_back(number(attributes.Get(i), "attribute"));
+  for (uint32_t i = 0; i < attributes.Length(); ++i)
+    call.attributes.push_back(number(attributes.Get(i), "attribute"));
   enqueue_op(std::move(call));
   return info.Env().Undefined();
 }
@@ -82,9 +84,11 @@ Napi::Value write(const Napi::CallbackInfo& info) {
   Tensor to = tensor(info[1]);
   auto [data, length] = bytes(info[2], "data");
   if (length != to.bytes()) {
-    throw invalid("expected " + std::to_string(to.bytes()) + " bytes for " + describe(to) + ", got " + std::to_string(length));
+    throw invalid("expected " + std::to_string(to.bytes()) + " bytes for " + describe(to) + ", got " +
+                  std::to_string(length));
   }
-  unwrap<Stream>(info[0])->enqueue(std::make_shared<Write>(std::move(to), std::vector<uint8_t>(data, data + length)));
+  unwrap<Stream>(info[0])->enqueue(
+      std::make_shared<Write>(std::move(to), std::vector<uint8_t>(data, data + length)));
   return info.Env().Undefined();
 }
 
@@ -107,30 +111,24 @@ Napi::Value launch(const Napi::CallbackInfo& info) {
   std::shared_ptr<Graph> graph = unwrap<Graph>(info[1]);
   std::shared_ptr<const StepInput> input = step_input(info[2]);
   CancelFlag cancel = info[3].IsUndefined() ? nullptr : unwrap<std::atomic<bool>>(info[3]);
-  stream->throw_if_unusable();
-  Completion done;
-  Napi::Promise promise = EnvState::of(info.Env()).channel->expect(info.Env(), result, &done);
-  stream->launch(std::move(graph), std::move(input), std::move(cancel), std::move(done));
-  return promise;
+  return EnvState::of(info.Env()).channel->expect(info.Env(), result, [&](Completion done) {
+    stream->launch(std::move(graph), std::move(input), std::move(cancel), std::move(done));
+  });
 }
 
 Napi::Value sync(const Napi::CallbackInfo& info) {
   std::shared_ptr<Stream> stream = unwrap<Stream>(info[0]);
-  stream->throw_if_unusable();
-  Completion done;
-  Napi::Promise promise = EnvState::of(info.Env()).channel->expect(info.Env(), nothing, &done);
-  stream->sync(std::move(done));
-  return promise;
+  return EnvState::of(info.Env()).channel->expect(info.Env(), nothing, [&](Completion done) {
+    stream->sync(std::move(done));
+  });
 }
 
 Napi::Value read(const Napi::CallbackInfo& info) {
   std::shared_ptr<Stream> stream = unwrap<Stream>(info[0]);
   Tensor from = tensor(info[1]);
-  stream->throw_if_unusable();
-  Completion done;
-  Napi::Promise promise = EnvState::of(info.Env()).channel->expect(info.Env(), result, &done);
-  stream->read(std::move(from), std::move(done));
-  return promise;
+  return EnvState::of(info.Env()).channel->expect(info.Env(), result, [&](Completion done) {
+    stream->read(std::move(from), std::move(done));
+  });
 }
 
 Napi::Value end_capture(const Napi::CallbackInfo& info) {

@@ -29,8 +29,8 @@ constexpr double kSliceWork = 2e7;
 /// Runs the phases of a kernel over the pool, with a barrier after each. `work` estimates the multiply-adds of a phase;
 /// kernels give the same result for any number of slices. Returns early, between slices, once cancelled.
 template <class Args>
-void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases, const Args& args,
-                double work);
+void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases,
+                const Args& args, double work);
 
 /// As above for kernels with scratch per worker: never more slices than `threads`.
 template <class Args>

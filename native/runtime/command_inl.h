@@ -8,9 +8,10 @@
 namespace nibblet {
 
 template <class Args>
-void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases, const Args& args,
-                double work) {
-  int slices = execution.threads * static_cast<int>(std::clamp(work / (kSliceWork * execution.threads), 1.0, 1024.0));
+void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases,
+                const Args& args, double work) {
+  int slices =
+      execution.threads * static_cast<int>(std::clamp(work / (kSliceWork * execution.threads), 1.0, 1024.0));
   // Waking the pool costs more than a small op computed here.
   if (work < 20000) slices = 1;
   for (int phase = 0; phase < phases; ++phase) {
@@ -20,7 +21,8 @@ void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int
       continue;
     }
     Pool::instance().run(
-        execution.threads, slices, [&](int slice) { kernel(args, phase, slice, slices); }, execution.cancelled);
+        execution.threads, slices, [&](int slice) { kernel(args, phase, slice, slices); },
+        execution.cancelled);
   }
 }
 
@@ -29,8 +31,8 @@ void run_phases_unsliced(const Execution& execution, void (*kernel)(const Args&,
                          const Args& args) {
   for (int phase = 0; phase < phases; ++phase) {
     Pool::instance().run(
-        execution.threads, execution.threads, [&](int slice) { kernel(args, phase, slice, execution.threads); },
-        execution.cancelled);
+        execution.threads, execution.threads,
+        [&](int slice) { kernel(args, phase, slice, execution.threads); }, execution.cancelled);
   }
 }
 

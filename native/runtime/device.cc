@@ -23,12 +23,13 @@ std::shared_ptr<Device> Device::open(const std::string& name) {
 void Device::attach(Stream* stream) {
   std::lock_guard lifetime(lifetime_);
   std::lock_guard lock(mutex_);
-  streams_.push_back(stream);
-  Pool::instance().retain();
+  // First, since it is what can fail: nothing is attached then.
   if (!engine_.joinable()) {
     stopping_ = false;
     engine_ = std::thread([this] { drain(); });
   }
+  streams_.push_back(stream);
+  Pool::instance().retain();
 }
 
 void Device::detach(Stream* stream) {
@@ -48,7 +49,9 @@ void Device::detach(Stream* stream) {
 
 void Device::notify() {
   // Taken and dropped so that the engine thread is either before its check of the queues or already waiting.
-  { std::lock_guard lock(mutex_); }
+  {
+    std::lock_guard lock(mutex_);
+  }
   changed_.notify_all();
 }
 
@@ -89,7 +92,8 @@ size_t available_memory() {
   }
   std::ifstream limit_file("/sys/fs/cgroup/memory.max"), used_file("/sys/fs/cgroup/memory.current");
   size_t limit = 0, used = 0;
-  if (limit_file >> limit && used_file >> used) available = std::min(available, limit > used ? limit - used : 0);
+  if (limit_file >> limit && used_file >> used)
+    available = std::min(available, limit > used ? limit - used : 0);
   return available;
 }
 

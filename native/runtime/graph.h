@@ -8,11 +8,14 @@
 
 namespace nibblet {
 
+class Stream;
+
 /// A recorded list of commands and the tensor that each replay reports. Immutable; keeps all that it uses alive.
 struct Graph {
   std::vector<std::shared_ptr<Command>> commands;
-  Tensor result;      ///< empty: nothing is reported
-  bool result_rows;   ///< report the first Step::row_count rows of result instead of all of it
+  Tensor result;     ///< empty: nothing is reported
+  bool result_rows;  ///< report the first Step::row_count rows of result instead of all of it
+  std::weak_ptr<const Stream> stream;  ///< the one that it was captured on, whose scratch its commands use
 };
 
 }  // namespace nibblet

@@ -3,34 +3,40 @@
 #include <memory>
 #include <string>
 
-#include "native/runtime/command.h"
+#include "native/runtime/byte_source.h"
 #include "native/runtime/tensor.h"
 #include "native/runtime/weight.h"
 
 namespace nibblet {
 
-/// A checkpoint file mapped read-only. Pages come in as they are copied and can be dropped again by the system.
-class MappedFile {
+/// A checkpoint file mapped read-only. Pages come in as they are copied; `release` drops them from the process's memory.
+class MappedFile : public ByteSource {
  public:
   /// Throws BAD_FORMAT naming the file when it cannot be opened or mapped.
   explicit MappedFile(const std::string& path);
-  ~MappedFile();
+  ~MappedFile() override;
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
-  const std::string& path() const { return path_; }
-  /// `bytes` bytes from `offset`. Throws BAD_FORMAT when the file is shorter.
-  const uint8_t* range(size_t offset, size_t bytes) const;
+  const std::string& path() const override { return path_; }
+  void check(size_t offset, size_t bytes) const override;
+  /// Reading what is gone would end the process.
+  void check_size() const override;
+  const uint8_t* range(const Execution&, size_t offset, size_t, std::vector<uint8_t>&) const override {
+    return data_ + offset;
+  }
+  void release(size_t offset, size_t bytes) const override;
 
  private:
   std::string path_;
+  int file_;
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
 };
 
 /// Where a tensor lies in a file. `name` is for messages.
 struct FileTensor {
-  std::shared_ptr<MappedFile> file;
+  std::shared_ptr<ByteSource> file;
   size_t offset = 0;
   DType dtype = DType::f32;
   std::string name;

@@ -28,14 +28,20 @@ std::vector<Op> make_table() {
   return {
       {"embed", {maybe("slots", kI32, 2), in("table", kActivation, 2), in("y", kF32, 2)}, {}, bind_embed},
       {"linear",
-       {in("x", kActivation, 2), weight("weight"), maybe("norm", kF32, 1), maybe("bias", kF32, 1), in("y", kActivation, 2)},
-       {{"epsilon", number}, {"exact", boolean}, {"add", boolean}, {"relu2", boolean}, {"rows", boolean},
+       {in("x", kActivation, 2), weight("weight"), maybe("norm", kF32, 1), maybe("bias", kF32, 1),
+        in("y", kActivation, 2)},
+       {{"epsilon", number},
+        {"exact", boolean},
+        {"add", boolean},
+        {"relu2", boolean},
+        {"rows", boolean},
         {"quantizeInput", boolean}},
        bind_linear},
       {"mamba",
-       {maybe("slots", kI32, 2), in("projected", kActivation, 2), in("convWeight", kF32, 2), maybe("convBias", kF32, 1),
-        in("dtBias", kF32, 1), in("aLog", kF32, 1), in("d", kF32, 1), in("norm", kF32, 1), in("convState", kActivation, 3),
-        in("ssmState", kF32, 4), in("y", kActivation, 2)},
+       {maybe("slots", kI32, 2), in("projected", kActivation, 2), in("convWeight", kF32, 2),
+        maybe("convBias", kF32, 1), in("dtBias", kF32, 1), in("aLog", kF32, 1), in("d", kF32, 1),
+        in("norm", kF32, 1), in("convState", kActivation, 3), in("ssmState", kF32, 4),
+        in("y", kActivation, 2)},
        {{"groups", integer}, {"epsilon", number}, {"exact", boolean}},
        bind_mamba},
       {"attention",
@@ -43,36 +49,50 @@ std::vector<Op> make_table() {
        {{"heads", integer}, {"kScale", number}, {"vScale", number}, {"exact", boolean}},
        bind_attention},
       {"moe",
-       {in("x", kF32, 2), in("norm", kF32, 1), in("router", kF32, 2), in("bias", kF32, 1), weight("up"), weight("down"),
-        maybe_weight("sharedUp"), maybe_weight("sharedDown"), maybe("upBias", kF32, 2), maybe("downBias", kF32, 2),
-        maybe("sharedUpBias", kF32, 1), maybe("sharedDownBias", kF32, 1)},
-       {{"epsilon", number}, {"exact", boolean}, {"topK", integer}, {"groups", integer}, {"topkGroups", integer},
-        {"normalize", boolean}, {"scale", number}},
+       {in("x", kF32, 2), in("norm", kF32, 1), in("router", kF32, 2), in("bias", kF32, 1), weight("up"),
+        weight("down"), maybe_weight("sharedUp"), maybe_weight("sharedDown"), maybe("upBias", kF32, 2),
+        maybe("downBias", kF32, 2), maybe("sharedUpBias", kF32, 1), maybe("sharedDownBias", kF32, 1)},
+       {{"epsilon", number},
+        {"exact", boolean},
+        {"topK", integer},
+        {"groups", integer},
+        {"topkGroups", integer},
+        {"normalize", boolean},
+        {"scale", number}},
        bind_moe},
       {"sample",
-       {in("slots", kI32, 2), in("logits", kF32, 2), in("seen", kU8, 2), in("counts", {DType::u32}, 2), in("results", kU8, 2)},
+       {in("slots", kI32, 2), in("logits", kF32, 2), in("seen", kU8, 2), in("counts", {DType::u32}, 2),
+        in("results", kU8, 2)},
        {},
        bind_sample},
       {"quantize",
-       {in("w", kActivation, 2), in("codes", kU8, 2), in("blockScales", {DType::e4m3}, 2), in("global", kF32, 1)},
+       {in("w", kActivation, 2), in("codes", kU8, 2), in("blockScales", {DType::e4m3}, 2),
+        in("global", kF32, 1)},
        {},
        bind_quantize},
   };
 }
 
+// With this, sizes in bytes and the products that binds make of extents fit 64 bits.
+constexpr int64_t kMostElements = int64_t{1} << 44;
+
 void check_tensor(const OpCall& call, const OperandSpec& spec, const Tensor& tensor) {
   std::string name = std::string("`") + spec.name + "`";
   if (std::find(spec.dtypes.begin(), spec.dtypes.end(), tensor.dtype) == spec.dtypes.end()) {
     std::string accepted;
-    for (DType type : spec.dtypes) accepted += (accepted.empty() ? "" : " or ") + std::string(dtype_name(type));
+    for (DType type : spec.dtypes)
+      accepted += (accepted.empty() ? "" : " or ") + std::string(dtype_name(type));
     call.fail("expected " + accepted + " for " + name + ", got " + describe(tensor));
   }
   if (spec.rank >= 0 && static_cast<int>(tensor.shape.size()) != spec.rank) {
-    call.fail("expected " + std::to_string(spec.rank) + " dimensions for " + name + ", got " + describe(tensor));
+    call.fail("expected " + std::to_string(spec.rank) + " dimensions for " + name + ", got " +
+              describe(tensor));
   }
   int64_t elements = 1;
   for (int64_t extent : tensor.shape) {
-    if (extent < 0 || extent > (int64_t{1} << 40) || elements > (int64_t{1} << 44)) call.fail(name + " has an impossible shape");
+    if (extent < 1 || extent > INT32_MAX || elements > kMostElements / extent) {
+      call.fail(name + " has an impossible shape, " + describe(tensor));
+    }
     elements *= extent;
   }
   if (tensor.offset > tensor.buffer->bytes() || tensor.bytes() > tensor.buffer->bytes() - tensor.offset) {
@@ -129,8 +149,8 @@ void OpCall::expect_shape(const char* name, const std::vector<int64_t>& shape) c
 void enqueue_op(OpCall call) {
   const Op& op = *call.op;
   if (call.operands.size() != op.operands.size() || call.attributes.size() != op.attributes.size()) {
-    call.fail("expected " + std::to_string(op.operands.size()) + " operands and " + std::to_string(op.attributes.size()) +
-              " attributes");
+    call.fail("expected " + std::to_string(op.operands.size()) + " operands and " +
+              std::to_string(op.attributes.size()) + " attributes");
   }
   for (size_t i = 0; i < op.operands.size(); ++i) {
     const OperandSpec& spec = op.operands[i];
@@ -139,14 +159,16 @@ void enqueue_op(OpCall call) {
     if (absent && !spec.optional) call.fail(std::string("`") + spec.name + "` is missing");
     if (absent) continue;
     if (std::holds_alternative<Tensor>(operand) != (spec.kind == OperandKind::tensor)) {
-      call.fail(std::string("`") + spec.name + "` must be a " + (spec.kind == OperandKind::tensor ? "tensor" : "weight"));
+      call.fail(std::string("`") + spec.name + "` must be a " +
+                (spec.kind == OperandKind::tensor ? "tensor" : "weight"));
     }
     if (spec.kind == OperandKind::tensor) check_tensor(call, spec, std::get<Tensor>(operand));
   }
   for (size_t i = 0; i < op.attributes.size(); ++i) {
     double value = call.attributes[i];
     bool good = std::isfinite(value);
-    if (op.attributes[i].type == integer) good = good && value == std::floor(value) && std::abs(value) < (1 << 30);
+    if (op.attributes[i].type == integer)
+      good = good && value == std::floor(value) && std::abs(value) < (1 << 30);
     if (!good) call.fail(std::string("`") + op.attributes[i].name + "` is not a valid number");
   }
   call.stream->enqueue(op.bind(call));
@@ -154,14 +176,16 @@ void enqueue_op(OpCall call) {
 
 void OpCommand::check_slots(const Step& step, int64_t slots, bool has_states) const {
   for (int32_t s = 0; s < step.sequence_count; ++s) {
-    if (step.sequences[s].slot >= slots) fail("slot " + std::to_string(step.sequences[s].slot) + " does not exist");
+    if (step.sequences[s].slot >= slots)
+      fail("slot " + std::to_string(step.sequences[s].slot) + " does not exist");
     if ((step.sequences[s].flags & kDecode) && !has_states) fail("a decode row needs `slots`");
   }
 }
 
 void OpCommand::check_tokens(const Step& step, int64_t capacity) const {
   if (step.tokens > capacity) {
-    fail("the step has " + std::to_string(step.tokens) + " tokens, the graph was captured for " + std::to_string(capacity));
+    fail("the step has " + std::to_string(step.tokens) + " tokens, the graph was captured for " +
+         std::to_string(capacity));
   }
 }
 

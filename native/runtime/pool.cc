@@ -90,7 +90,8 @@ void Pool::take(const std::function<void(int)>& slice, int slices, const std::at
   }
 }
 
-void Pool::run(int threads, int slices, const std::function<void(int)>& slice, const std::atomic<bool>* cancelled) {
+void Pool::run(int threads, int slices, const std::function<void(int)>& slice,
+               const std::atomic<bool>* cancelled) {
   std::lock_guard lock(running_);
   int helpers = std::min(threads, slices) - 1;
   if (helpers <= 0) {
@@ -114,11 +115,13 @@ void Pool::run(int threads, int slices, const std::function<void(int)>& slice, c
 int physical_cores() {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return std::max(1u, std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+    return std::max(1u, std::thread::hardware_concurrency());
   std::set<std::string> cores;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &allowed)) continue;
-    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
+                       "/topology/thread_siblings_list");
     std::string siblings;
     if (!std::getline(file, siblings)) siblings = std::to_string(cpu);
     cores.insert(siblings);

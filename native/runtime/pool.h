@@ -18,7 +18,8 @@ class Pool {
   /// Runs slices 0..slices-1 on up to `threads` threads (the caller included); each thread takes the next free slice.
   /// Stops handing out slices once `cancelled` reads true. Returns when all handed-out slices are done.
   /// A slice must not throw: kernels do not.
-  void run(int threads, int slices, const std::function<void(int)>& slice, const std::atomic<bool>* cancelled);
+  void run(int threads, int slices, const std::function<void(int)>& slice,
+           const std::atomic<bool>* cancelled);
 
   /// Adds a user of the pool; the last one to leave ends the workers.
   void retain();

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "native/runtime/error.h"
 
@@ -13,7 +14,8 @@ namespace {
 }
 
 void check_range(int32_t first, int32_t count, int64_t size, const char* what) {
-  if (first < 0 || count < 0 || int64_t(first) + count > size) malformed(std::string(what) + " is out of range");
+  if (first < 0 || count < 0 || int64_t(first) + count > size)
+    malformed(std::string(what) + " is out of range");
 }
 
 void check_sequences(const Step& step) {
@@ -23,12 +25,15 @@ void check_sequences(const Step& step) {
     if (sequence.first != next || sequence.count < 1) malformed("sequences do not cover the tokens in order");
     check_range(sequence.first, sequence.count, step.tokens, "a sequence's tokens");
     if (sequence.slot < 0 || sequence.position < 0) malformed("a sequence has a negative slot or position");
-    if ((sequence.flags & kDecode) && sequence.count != 1) malformed("a decode sequence has more than one token");
+    if ((sequence.flags & kDecode) && sequence.count != 1)
+      malformed("a decode sequence has more than one token");
     int64_t capacity = int64_t(step.pages_per_sequence) * kPageTokens;
-    if (int64_t(sequence.position) + sequence.count > capacity) malformed("a sequence is longer than its pages");
+    if (int64_t(sequence.position) + sequence.count > capacity)
+      malformed("a sequence is longer than its pages");
     for (int32_t t = 0; t < sequence.count; ++t) {
       if (step.sequence_of[next + t] != s) malformed("a token is assigned to the wrong sequence");
-      if ((step.ids[next + t] == -1) != ((sequence.flags & kDecode) != 0)) malformed("only decode tokens have id -1");
+      if ((step.ids[next + t] == -1) != ((sequence.flags & kDecode) != 0))
+        malformed("only decode tokens have id -1");
     }
     next += sequence.count;
   }
@@ -40,6 +45,20 @@ void check_sequences(const Step& step) {
   }
 }
 
+void check_rows(const Step& step) {
+  std::vector<bool> sampled(size_t(step.sampling ? step.sequence_count : 0));
+  for (int32_t r = 0; r < step.row_count; ++r) {
+    const LogitsRow& row = step.rows[r];
+    check_range(row.token, 1, step.tokens, "a row's token");
+    check_range(row.sequence, 1, step.sequence_count, "a row's sequence");
+    if (step.sequence_of[row.token] != row.sequence) malformed("a row's token is another sequence's");
+    if (!step.sampling) continue;
+    // The rows of a step are sampled at the same time.
+    if (sampled[size_t(row.sequence)]) malformed("two rows sample for one sequence");
+    sampled[size_t(row.sequence)] = true;
+  }
+}
+
 void check_sampling(const Step& step, int32_t list_words) {
   for (int32_t r = 0; r < step.row_count; ++r) {
     const Sampling& sampling = step.sampling[r];
@@ -47,7 +66,8 @@ void check_sampling(const Step& step, int32_t list_words) {
     check_range(sampling.think_end_first, sampling.think_end_count, list_words, "a list of think-end ids");
     check_range(sampling.forced_first, sampling.forced_count, list_words, "a list of forced ids");
     if (sampling.logprobs < -1 || sampling.logprobs > kTopLogprobs) malformed("logprobs is out of range");
-    if (sampling.temperature < 0 || sampling.temperature != sampling.temperature) malformed("temperature is negative");
+    if (sampling.temperature < 0 || sampling.temperature != sampling.temperature)
+      malformed("temperature is negative");
   }
 }
 
@@ -78,17 +98,17 @@ StepInput::StepInput(const uint8_t* data, size_t bytes) {
   };
   step_.ids = take(step_.tokens);
   step_.sequence_of = take(step_.tokens);
-  step_.sequences = reinterpret_cast<const Sequence*>(take(int64_t(step_.sequence_count) * (sizeof(Sequence) / 4)));
+  step_.sequences =
+      reinterpret_cast<const Sequence*>(take(int64_t(step_.sequence_count) * (sizeof(Sequence) / 4)));
   step_.pages = take(int64_t(step_.sequence_count) * step_.pages_per_sequence);
   step_.rows = reinterpret_cast<const LogitsRow*>(take(int64_t(step_.row_count) * (sizeof(LogitsRow) / 4)));
-  if (samples) step_.sampling = reinterpret_cast<const Sampling*>(take(int64_t(step_.row_count) * (sizeof(Sampling) / 4)));
+  if (samples)
+    step_.sampling =
+        reinterpret_cast<const Sampling*>(take(int64_t(step_.row_count) * (sizeof(Sampling) / 4)));
   step_.lists = take(list_words);
   if (at != end) malformed("trailing words");
   check_sequences(step_);
-  for (int32_t r = 0; r < step_.row_count; ++r) {
-    check_range(step_.rows[r].token, 1, step_.tokens, "a row's token");
-    check_range(step_.rows[r].sequence, 1, step_.sequence_count, "a row's sequence");
-  }
+  check_rows(step_);
   if (samples) check_sampling(step_, list_words);
 }
 

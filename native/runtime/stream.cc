@@ -10,7 +10,8 @@ Error closed_error() { return Error("STREAM_FAILED", "the stream was closed befo
 }  // namespace
 
 Stream::Stream(std::shared_ptr<Device> device, int threads) : device_(std::move(device)), threads_(threads) {
-  if (threads < 1 || threads > 1024) throw invalid("expected 1 to 1024 for `threads`, got " + std::to_string(threads));
+  if (threads < 1 || threads > 1024)
+    throw invalid("expected 1 to 1024 for `threads`, got " + std::to_string(threads));
   device_->attach(this);
 }
 
@@ -49,7 +50,12 @@ void Stream::begin_capture() {
 
 std::shared_ptr<Graph> Stream::end_capture(Tensor result, bool result_rows) {
   if (!recording_) throw invalid("no capture is under way");
-  auto graph = std::make_shared<Graph>(Graph{std::move(*recording_), std::move(result), result_rows});
+  if (result_rows && (!result || result.shape.empty() || result.shape[0] < 1)) {
+    throw invalid("a graph that reports rows needs a result that has rows, got " +
+                  (result ? describe(result) : "none"));
+  }
+  auto graph = std::make_shared<Graph>(
+      Graph{std::move(*recording_), std::move(result), result_rows, weak_from_this()});
   recording_.reset();
   return graph;
 }
@@ -62,10 +68,12 @@ void Stream::step(std::shared_ptr<const StepInput> input) {
   push(std::move(job));
 }
 
-void Stream::launch(std::shared_ptr<const Graph> graph, std::shared_ptr<const StepInput> input, CancelFlag cancel,
-                    Completion done) {
+void Stream::launch(std::shared_ptr<const Graph> graph, std::shared_ptr<const StepInput> input,
+                    CancelFlag cancel, Completion done) {
   throw_if_unusable();
   if (recording_) throw invalid("a graph cannot be launched during capture");
+  if (graph->stream.lock().get() != this)
+    throw invalid("a graph can be launched only on the stream that captured it");
   push({nullptr, std::move(graph), std::move(input), {}, std::move(cancel), std::move(done)});
 }
 
@@ -151,7 +159,12 @@ Outcome Stream::execute(Job& job) {
     } else if (job.tensor) {
       size_t bytes = job.tensor.bytes();
       if (job.graph && job.graph->result_rows && execution.step) {
-        bytes = bytes / size_t(job.tensor.shape[0]) * size_t(execution.step->row_count);
+        int64_t rows = execution.step->row_count, most = job.tensor.shape[0];
+        if (rows > most) {
+          throw Error("OP_FAILED", "the step wants " + std::to_string(rows) + " rows of a result of " +
+                                       std::to_string(most));
+        }
+        bytes = bytes / size_t(most) * size_t(rows);
       }
       const uint8_t* data = job.tensor.as<uint8_t>();
       outcome.bytes.assign(data, data + bytes);

@@ -42,10 +42,12 @@ class Stream : public std::enable_shared_from_this<Stream> {
   void throw_if_unusable();
   void enqueue(std::shared_ptr<Command> command);
   void begin_capture();
+  /// Throws INVALID_OPTION when there is no capture, or when `result_rows` is asked of a result that has no rows.
   std::shared_ptr<Graph> end_capture(Tensor result, bool result_rows);
   void abandon_capture() { recording_.reset(); }
   /// Makes `input` the step of the commands enqueued after it.
   void step(std::shared_ptr<const StepInput> input);
+  /// Throws INVALID_OPTION for a graph of another stream.
   void launch(std::shared_ptr<const Graph> graph, std::shared_ptr<const StepInput> input, CancelFlag cancel,
               Completion done);
   void sync(Completion done);

@@ -8,14 +8,21 @@
 
 namespace nibblet {
 
-Weight::Weight(std::shared_ptr<Device> device, Format format, Layout layout, int32_t matrices, int32_t out, int32_t in)
+Weight::Weight(std::shared_ptr<Device> device, Format format, Layout layout, int32_t matrices, int32_t out,
+               int32_t in)
     : format_(format), layout_(layout), matrices_(matrices), out_(out), in_(in) {
   if (matrices < 1 || out < 1 || in < 1) {
-    throw invalid("a weight needs at least one matrix, row and column, got " + std::to_string(matrices) + " of [" +
-                  std::to_string(out) + ", " + std::to_string(in) + "]");
+    throw invalid("a weight needs at least one matrix, row and column, got " + std::to_string(matrices) +
+                  " of [" + std::to_string(out) + ", " + std::to_string(in) + "]");
   }
   if (format == Format::nvfp4 && in % kBlockInputs != 0) {
     throw invalid("an nvfp4 weight needs inputs in blocks of 16, got " + std::to_string(in));
+  }
+  // At most four bytes an element and four more a row: below this, no size overflows.
+  if (double(matrices) * out * (4.0 * in + 4) > 0x1p50) {
+    throw Error("OUT_OF_MEMORY", "cannot allocate " + std::to_string(matrices) + " matrices of [" +
+                                     std::to_string(out) + ", " + std::to_string(in) +
+                                     "]; no machine has the memory");
   }
   matrix_bytes_ = packed_matrix_bytes(format, layout, out, in);
   size_t scale_bytes = size_t(matrices) * size_t(out) * sizeof(float);
@@ -24,11 +31,14 @@ Weight::Weight(std::shared_ptr<Device> device, Format format, Layout layout, int
 }
 
 float* Weight::row_scales(int32_t index) const {
-  return reinterpret_cast<float*>(buffer_->data() + size_t(matrices_) * matrix_bytes_) + size_t(index) * size_t(out_);
+  return reinterpret_cast<float*>(buffer_->data() + size_t(matrices_) * matrix_bytes_) +
+         size_t(index) * size_t(out_);
 }
 
 WeightView Weight::view() const {
-  return {format_, layout_, matrices_, out_, in_, buffer_->data(), matrix_bytes_, row_scales(0), input_scale_};
+  return {format_,       layout_,       matrices_,
+          out_,          in_,           buffer_->data(),
+          matrix_bytes_, row_scales(0), input_scale_.load(std::memory_order_relaxed)};
 }
 
 }  // namespace nibblet

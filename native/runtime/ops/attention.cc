@@ -14,7 +14,8 @@ class Attention : public OpCommand {
     const Tensor& cache = call.tensor("cache");
     int64_t heads = call.integer("heads"), kv_heads = cache.shape[2], head_dim = cache.shape[4];
     if (heads < 1 || kv_heads < 1 || heads % kv_heads != 0) {
-      call.fail("`heads` must be a multiple of the " + std::to_string(kv_heads) + " kv heads, got " + std::to_string(heads));
+      call.fail("`heads` must be a multiple of the " + std::to_string(kv_heads) + " kv heads, got " +
+                std::to_string(heads));
     }
     call.expect_shape("cache", {-1, 2, -1, kPageTokens, -1});
     call.expect_shape("qkv", {-1, (heads + 2 * kv_heads) * head_dim});

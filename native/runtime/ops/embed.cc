@@ -28,7 +28,14 @@ class Embed : public OpCommand {
     check_slots(step, slot_count_, args_.slots != nullptr);
     for (int32_t t = 0; t < step.tokens; ++t) {
       if (step.ids[t] < -1 || step.ids[t] >= vocabulary_) {
-        fail("token id " + std::to_string(step.ids[t]) + " is outside the vocabulary of " + std::to_string(vocabulary_));
+        fail("token id " + std::to_string(step.ids[t]) + " is outside the vocabulary of " +
+             std::to_string(vocabulary_));
+      }
+      if (step.ids[t] != -1) continue;
+      int32_t sampled = args_.slots[step.sequences[step.sequence_of[t]].slot].token;
+      if (sampled < 0 || sampled >= vocabulary_) {
+        fail("the sampled token " + std::to_string(sampled) + " is outside the vocabulary of " +
+             std::to_string(vocabulary_));
       }
     }
     EmbedArgs args = args_;

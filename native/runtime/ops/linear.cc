@@ -28,7 +28,8 @@ class Linear : public OpCommand {
     if (args_.quantize_input && !(args_.weight.input_scale > 0)) {
       call.fail("`quantizeInput` needs a weight with an input scale; this checkpoint has none");
     }
-    if (args_.exact && args_.weight.layout != Layout::rows) call.fail("`exact` needs a weight in rows layout");
+    if (args_.exact && args_.weight.layout != Layout::rows)
+      call.fail("`exact` needs a weight in rows layout");
     args_.x = x.as<void>();
     args_.x_type = x.dtype;
     args_.x_stride = in;
@@ -49,7 +50,8 @@ class Linear : public OpCommand {
     LinearArgs args = args_;
     args.count = select_rows_ ? step.row_count : step.tokens;
     if (args.count > capacity_) {
-      fail("the step wants " + std::to_string(args.count) + " rows, the graph was captured for " + std::to_string(capacity_));
+      fail("the step wants " + std::to_string(args.count) + " rows, the graph was captured for " +
+           std::to_string(capacity_));
     }
     if (select_rows_) args.rows = step.rows;
     if (args.count == 0) return;

@@ -12,10 +12,12 @@ class Mamba : public OpCommand {
     const Tensor& state = call.tensor("ssmState");
     int64_t slots = state.shape[0], heads = state.shape[1], head_dim = state.shape[2], size = state.shape[3];
     int64_t groups = call.integer("groups"), inner = heads * head_dim;
-    if (groups < 1 || heads % groups != 0) call.fail("`groups` must divide the " + std::to_string(heads) + " heads");
+    if (groups < 1 || heads % groups != 0)
+      call.fail("`groups` must divide the " + std::to_string(heads) + " heads");
     int64_t channels = inner + 2 * groups * size;
     int64_t kernel = call.tensor("convWeight").shape[1];
-    if (kernel < 2 || kernel > 8) call.fail("expected a convolution kernel of 2 to 8, got " + std::to_string(kernel));
+    if (kernel < 2 || kernel > 8)
+      call.fail("expected a convolution kernel of 2 to 8, got " + std::to_string(kernel));
     call.expect_shape("projected", {-1, 2 * inner + 2 * groups * size + heads});
     call.expect_shape("convWeight", {channels, -1});
     call.expect_shape("convBias", {channels});

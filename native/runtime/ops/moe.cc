@@ -31,7 +31,8 @@ class Moe : public OpCommand {
     args_.top_k = call.integer("topK");
     args_.groups = call.integer("groups");
     args_.topk_groups = call.integer("topkGroups");
-    if (args_.groups < 1 || experts % args_.groups != 0 || args_.topk_groups < 1 || args_.topk_groups > args_.groups) {
+    if (args_.groups < 1 || experts % args_.groups != 0 || args_.topk_groups < 1 ||
+        args_.topk_groups > args_.groups) {
       call.fail("`groups` must divide the experts and `topkGroups` lie between 1 and `groups`");
     }
     if (args_.top_k < 1 || args_.top_k > experts / args_.groups * args_.topk_groups || args_.top_k > 64) {
@@ -68,11 +69,13 @@ class Moe : public OpCommand {
   WeightView matrices(const OpCall& call, const char* name, int64_t count, int64_t out, int64_t in) const {
     WeightView view = call.weight(name)->view();
     if (view.matrices != count || (out != -1 && view.out != out) || view.in != in) {
-      call.fail("expected " + std::to_string(count) + " matrices of [" + (out == -1 ? "any" : std::to_string(out)) + ", " +
-                std::to_string(in) + "] for `" + name + "`, got " + std::to_string(view.matrices) + " of [" +
-                std::to_string(view.out) + ", " + std::to_string(view.in) + "]");
+      call.fail("expected " + std::to_string(count) + " matrices of [" +
+                (out == -1 ? "any" : std::to_string(out)) + ", " + std::to_string(in) + "] for `" + name +
+                "`, got " + std::to_string(view.matrices) + " of [" + std::to_string(view.out) + ", " +
+                std::to_string(view.in) + "]");
     }
-    if (call.flag("exact") && view.layout != Layout::rows) call.fail(std::string("`exact` needs `") + name + "` in rows layout");
+    if (call.flag("exact") && view.layout != Layout::rows)
+      call.fail(std::string("`exact` needs `") + name + "` in rows layout");
     return view;
   }
 

@@ -13,7 +13,8 @@ class Quantize : public OpCommand {
   explicit Quantize(const OpCall& call) : OpCommand(call) {
     const Tensor& w = call.tensor("w");
     int64_t rows = w.shape[0], columns = w.shape[1];
-    if (columns % kBlockInputs != 0) call.fail("NVFP4 needs columns in blocks of 16, got " + std::to_string(columns));
+    if (columns % kBlockInputs != 0)
+      call.fail("NVFP4 needs columns in blocks of 16, got " + std::to_string(columns));
     call.expect_shape("codes", {rows, columns / 2});
     call.expect_shape("blockScales", {rows, columns / kBlockInputs});
     call.expect_shape("global", {1});

@@ -14,7 +14,8 @@ class Sample : public OpCommand {
     call.expect_shape("seen", {slots, vocabulary});
     call.expect_shape("counts", {slots, vocabulary});
     call.expect_shape("results", {logits.shape[0], sizeof(Result)});
-    if (call.tensor("results").offset % alignof(Result) != 0) call.fail("`results` is not aligned to 4 bytes");
+    if (call.tensor("results").offset % alignof(Result) != 0)
+      call.fail("`results` is not aligned to 4 bytes");
     slot_count_ = slots;
     capacity_ = logits.shape[0];
     args_.slots = call.tensor("slots").as<Slot>();
@@ -23,7 +24,8 @@ class Sample : public OpCommand {
     args_.seen = call.tensor("seen").as<uint8_t>();
     args_.counts = call.tensor("counts").as<uint32_t>();
     args_.results = call.tensor("results").as<Result>();
-    workspace_ = call.stream->workspace(size_t(call.stream->threads()) * size_t(vocabulary) * sizeof(int32_t));
+    workspace_ =
+        call.stream->workspace(size_t(call.stream->threads()) * size_t(vocabulary) * sizeof(int32_t));
     args_.scratch = reinterpret_cast<int32_t*>(workspace_->data());
   }
 
@@ -35,10 +37,33 @@ class Sample : public OpCommand {
     if (step.row_count == 0 && step.sequence_count == 0) return;
     if (step.row_count > capacity_) fail("the step samples more rows than the graph was captured for");
     if (step.row_count > 0 && !step.sampling) fail("the step has rows but no sampling parameters");
+    check_ids(step);
     run_phases_unsliced(execution, sample, kSamplePhases, args);
   }
 
  private:
+  /// Every id that indexes the vocabulary: prompt tokens whose counts are kept, and forced tokens.
+  void check_ids(const Step& step) const {
+    auto check = [&](int32_t id, const char* what) {
+      if (id < 0 || id >= args_.vocabulary) {
+        fail(std::string(what) + " " + std::to_string(id) + " is outside the vocabulary of " +
+             std::to_string(args_.vocabulary));
+      }
+    };
+    for (int32_t s = 0; s < step.sequence_count; ++s) {
+      const Sequence& sequence = step.sequences[s];
+      if ((sequence.flags & kCount) == 0 || (sequence.flags & kDecode) != 0) continue;
+      for (int32_t t = 0; t < sequence.count; ++t) check(step.ids[sequence.first + t], "token id");
+    }
+    for (int32_t r = 0; r < step.row_count; ++r) {
+      const Sampling& sampling = step.sampling[r];
+      for (int32_t i = 0; i < sampling.forced_count; ++i)
+        check(step.lists[sampling.forced_first + i], "forced id");
+      if (args_.slots[step.sequences[step.rows[r].sequence].slot].forced < 0)
+        fail("a slot holds a negative count");
+    }
+  }
+
   SampleArgs args_{};
   int64_t slot_count_, capacity_;
   std::shared_ptr<Buffer> workspace_;
