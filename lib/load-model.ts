@@ -34,7 +34,8 @@ export async function loadModel(name: string, options: LoadOptions = {}): Promis
   checkMemory(checkpoint, runner)
   const stream = runner.device.stream({ threads: runner.threads, exact: runner.exact })
   const loader = new WeightLoader(checkpoint, stream)
-  let text: Awaited<ReturnType<typeof loadText>>
+  let modelRunner: ModelRunner | undefined
+  let loadingText: ReturnType<typeof loadText> | undefined
   try {
     const total = checkpoint.bytes
     const progress = async () => {
@@ -42,20 +43,15 @@ export async function loadModel(name: string, options: LoadOptions = {}): Promis
       resolved.signal?.throwIfAborted()
       resolved.onProgress?.({ stage: 'read', loaded: Math.min(loader.bytes, total), total })
     }
-    const [model, loaded] = await both(
+    loadingText = loadText(folder, resolved)
+    const [model, text] = await both(
       NemotronH.load(checkpoint.config, loader, (layer) => checkpoint.kvScales(layer), progress),
-      loadText(folder, resolved),
+      loadingText,
     )
-    text = loaded
     checkpoint.finish()
     loader.close()
-    const modelRunner = new ModelRunner(model, stream, runner)
-    try {
-      modelRunner.graph()
-    } catch (error) {
-      modelRunner.dispose()
-      throw error
-    }
+    modelRunner = new ModelRunner(model, stream, runner)
+    modelRunner.graph()
     resolved.onProgress?.({ stage: 'warmup', loaded: total, total })
     resolved.logger?.info(
       `${name}: ${checkpoint.parameters} parameters on ${runner.device.name}, ${runner.threads} threads`,
@@ -71,8 +67,10 @@ export async function loadModel(name: string, options: LoadOptions = {}): Promis
       generation: checkpoint.generation,
     })
   } catch (error) {
+    modelRunner?.dispose()
     stream.dispose()
     loader.dispose()
+    const text = await loadingText?.catch(() => undefined)
     await text?.tokenizer.dispose()
     throw error
   }
@@ -89,7 +87,12 @@ async function both<A, B>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
 async function loadText(folder: string, options: ResolvedLoadOptions) {
   if (!existsSync(join(folder, 'tokenizer.json'))) return undefined
   const tokenizer = await Tokenizer.load(folder, signalOption(options))
-  return { tokenizer, template: await ChatTemplate.load(folder, tokenizer) }
+  try {
+    return { tokenizer, template: await ChatTemplate.load(folder, tokenizer) }
+  } catch (error) {
+    await tokenizer.dispose()
+    throw error
+  }
 }
 
 function signalOption({ signal }: ResolvedLoadOptions): { signal?: AbortSignal } {

@@ -118,6 +118,10 @@ export class Model {
       const run = previous.then(() => score(runner, tokens, { last, signal }))
       this.#scoring = run.catch(() => {})
       return await run
+    } catch (error) {
+      // The stream was closed under it.
+      if (this.#disposing && error !== options.signal?.reason) throw disposedError()
+      throw error
     } finally {
       release()
     }
@@ -171,7 +175,7 @@ export class Model {
   }
 
   #guard(): () => void {
-    if (this.#disposing) throw new StateError('DISPOSED', 'the model was disposed of; load it again')
+    if (this.#disposing) throw disposedError()
     this.#guards += 1
     let released = false
     return () => {
@@ -232,4 +236,8 @@ export class Model {
     }
     return Uint32Array.from(ids)
   }
+}
+
+function disposedError(): StateError {
+  return new StateError('DISPOSED', 'the model was disposed of; load it again')
 }

@@ -1,3 +1,4 @@
+import { RequestError } from '../errors.js'
 import type { Buffer } from './buffer.js'
 import type { Device } from './device.js'
 import { type DType, Tensor } from './tensor.js'
@@ -31,6 +32,7 @@ export class Arena {
 
   /** Runs `body` dry and makes the arena large enough for it. */
   fit(body: () => void): void {
+    if (this.#measuring) throw new RequestError('INVALID_OPTION', 'a dry run is already under way; they do not nest')
     this.#measuring = true
     this.#peak = 0
     try {

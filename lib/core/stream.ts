@@ -127,6 +127,7 @@ export class Stream {
   /** @internal */
   readonly handle: Handle<'stream'>
   readonly #arena: Arena
+  #capturing = false
 
   /** @internal Use `device.stream`. */
   constructor(device: Device, options: StreamOptions) {
@@ -254,15 +255,23 @@ export class Stream {
   /**
    * Records the ops that `body` enqueues; the tensor that it returns is what each launch reports (with `rows`, only as many
    * leading rows as the step has logits rows). `body` runs more than once, first dry, to size the temporaries.
-   * @throws RequestError INVALID_OPTION when `body` returns a promise
+   * @throws RequestError INVALID_OPTION when `body` returns a promise or captures
    */
   capture(body: () => Tensor | undefined, options: { rows?: boolean } = {}): Graph {
-    this.#arena.fit(body)
-    // Once for the native scratch to reach its final size, so that all ops of the graph share it.
-    this.#record(body, () => native().abandonCapture(this.handle))
-    return this.#record(body, (result) => {
-      return new Graph(this, native().endCapture(this.handle, result?.pack(), options.rows ?? false))
-    })
+    if (this.#capturing) {
+      throw new RequestError('INVALID_OPTION', 'capture is already under way on this stream; captures do not nest')
+    }
+    this.#capturing = true
+    try {
+      this.#arena.fit(() => checkSynchronous(body()))
+      // Once for the native scratch to reach its final size, so that all ops of the graph share it.
+      this.#record(body, () => native().abandonCapture(this.handle))
+      return this.#record(body, (result) => {
+        return new Graph(this, native().endCapture(this.handle, result?.pack(), options.rows ?? false))
+      })
+    } finally {
+      this.#capturing = false
+    }
   }
 
   /** Releases the temporaries that `body` made when it returns. */
@@ -290,14 +299,9 @@ export class Stream {
     native().beginCapture(this.handle)
     try {
       return this.#arena.scope(() => {
-        const result: unknown = body()
-        if (result instanceof Promise) {
-          throw new RequestError(
-            'INVALID_OPTION',
-            'capture needs a synchronous function, got one that returns a promise',
-          )
-        }
-        return end(result as Tensor | undefined)
+        const result = body()
+        checkSynchronous(result)
+        return end(result)
       })
     } catch (error) {
       native().abandonCapture(this.handle)
@@ -308,6 +312,13 @@ export class Stream {
   #enqueue(op: string, operands: Operands, attributes: Record<string, number | boolean> = {}): void {
     if (!this.#arena.measuring) enqueueOp(this.handle, op, operands, attributes)
   }
+}
+
+function checkSynchronous(result: unknown): void {
+  if (!(result instanceof Promise)) return
+  // It may fail later, unnoticed by whoever caught the error below.
+  result.catch(() => {})
+  throw new RequestError('INVALID_OPTION', 'capture needs a synchronous function, got one that returns a promise')
 }
 
 function packFileTensor(tensor: FileTensor): NativeFileTensor {

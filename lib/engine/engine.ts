@@ -12,8 +12,8 @@ export interface StepRunner {
   readonly chunkTokens: number
   /** The graph whose launches report one Result a logits row. Captured at the first call and again after `reset`. */
   graph(): Graph
-  /** Drops a poisoned stream and its graphs. */
-  reset(): void
+  /** Replaces a poisoned stream and drops its graphs, unless the stream of the graph that failed is replaced already. */
+  reset(failed?: Graph): void
 }
 
 /** A launched step: the sequences of its logits rows, and everyone who takes part. */
@@ -43,6 +43,8 @@ export class BatchEngine implements Engine {
   readonly #waiting: Sequence[] = []
   readonly #running: Sequence[] = []
   readonly #flights: Flight[] = []
+  /** What the last step was launched with. */
+  #graph: Graph | undefined
   #looping = false
   #disposed = false
 
@@ -120,7 +122,9 @@ export class BatchEngine implements Engine {
     }
     if (steps.length === 0) return false
     const cancel = new CancelFlag()
-    const bytes = this.#runner.graph().launch(this.#input.pack(steps), cancel)
+    this.#graph = undefined
+    this.#graph = this.#runner.graph()
+    const bytes = this.#graph.launch(this.#input.pack(steps), cancel)
     // The loop awaits flights in order; a later one may fail meanwhile.
     bytes.catch(() => {})
     const prefilled = members.map((member) => member.prefilled)
@@ -185,7 +189,12 @@ export class BatchEngine implements Engine {
   #recover(error: unknown): void {
     this.#flights.length = 0
     this.#failAll(error)
-    if (!this.#disposed) this.#runner.reset()
+    if (this.#disposed) return
+    try {
+      this.#runner.reset(this.#graph)
+    } catch {
+      // Nothing waits for an answer here. The next request meets the same trouble, reports it, and this is tried again.
+    }
   }
 
   #failAll(error: unknown): void {

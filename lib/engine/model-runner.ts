@@ -16,6 +16,8 @@ export interface RunnerOptions {
   /** Positions of the longest sequence. */
   contextLength: number
   kvCache: 'fp8' | 'bf16'
+  /** Prompt tokens in one step. Default 256. */
+  chunkTokens?: number
 }
 
 const slotWords = 8
@@ -25,7 +27,7 @@ const promptTokens = 256
 const scoreBytes = 64 << 20
 
 /** Caches for `maxBatch` sequences of full length, and one more that scoring has to itself. */
-export function cacheShape(options: Omit<RunnerOptions, 'device' | 'threads'>): CacheShape {
+export function cacheShape(options: Omit<RunnerOptions, 'device' | 'threads' | 'chunkTokens'>): CacheShape {
   const { maxBatch, contextLength, exact, kvCache } = options
   return {
     slots: maxBatch + 1,
@@ -42,7 +44,7 @@ export function samplingBytes(vocabSize: number, slots: number): number {
 
 /** A loaded model with its caches, its stream and the graphs captured on it. */
 export class ModelRunner implements StepRunner {
-  readonly chunkTokens = promptTokens
+  readonly chunkTokens: number
   readonly allocator: CacheAllocator
   /** The sequence that scoring uses, one call at a time. */
   readonly scoring: Lease
@@ -56,6 +58,7 @@ export class ModelRunner implements StepRunner {
   #stream: Stream
   #step: Graph | undefined
   #score: Graph | undefined
+  #closed = false
 
   /** Takes over the stream. */
   constructor(model: NemotronH, stream: Stream, options: RunnerOptions) {
@@ -63,6 +66,7 @@ export class ModelRunner implements StepRunner {
     const { vocabSize } = model.config
     const shape = cacheShape(options)
     this.#options = options
+    this.chunkTokens = options.chunkTokens ?? promptTokens
     this.#model = model
     this.#stream = stream
     this.#cache = new ModelCache(device, model.config, shape)
@@ -78,7 +82,7 @@ export class ModelRunner implements StepRunner {
     const scoring = this.allocator.take(options.contextLength)
     if (scoring === undefined) throw new RangeError('the cache is smaller than one context')
     this.scoring = scoring
-    this.scoreRows = Math.max(1, Math.min(promptTokens, Math.floor(scoreBytes / (4 * vocabSize))))
+    this.scoreRows = Math.max(1, Math.min(this.chunkTokens, Math.floor(scoreBytes / (4 * vocabSize))))
   }
 
   /** Bytes: cache holds attention pages, Mamba and sampling state; workspace the temporaries of a step. */
@@ -109,13 +113,15 @@ export class ModelRunner implements StepRunner {
     return this.#score
   }
 
-  reset(): void {
+  reset(failed?: Graph): void {
+    if (this.#closed || (failed !== undefined && failed.stream !== this.#stream)) return
     this.#drop()
     this.#stream = this.#options.device.stream({ threads: this.#options.threads, exact: this.#options.exact })
   }
 
   /** Stops what runs and rejects what waits. */
   close(): void {
+    this.#closed = true
     this.#drop()
   }
 

@@ -1,4 +1,4 @@
-import { CancelFlag } from '../core/graph.js'
+import { CancelFlag, type Graph } from '../core/graph.js'
 import type { ModelRunner } from './model-runner.js'
 import { StepInput } from './step-input.js'
 
@@ -15,6 +15,18 @@ function argmaxOf(logits: Float32Array): number {
     if ((logits[id] as number) > (logits[best] as number)) best = id
   }
   return best
+}
+
+/** A failing step poisons the stream; who comes next gets another. */
+async function launch(runner: ModelRunner, step: Int32Array, cancel: CancelFlag): Promise<Uint8Array | null> {
+  let graph: Graph | undefined
+  try {
+    graph = runner.scoreGraph()
+    return await graph.launch(step, cancel)
+  } catch (error) {
+    runner.reset(graph)
+    throw error
+  }
 }
 
 /**
@@ -46,10 +58,7 @@ export async function score(
     const abort = () => cancel.cancel()
     signal?.throwIfAborted()
     signal?.addEventListener('abort', abort, { once: true })
-    const bytes = await runner
-      .scoreGraph()
-      .launch(packed, cancel)
-      .finally(() => signal?.removeEventListener('abort', abort))
+    const bytes = await launch(runner, packed, cancel).finally(() => signal?.removeEventListener('abort', abort))
     signal?.throwIfAborted()
     if (bytes === null) throw new Error('a scoring step was cancelled without an abort')
     const values = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)

@@ -12,6 +12,9 @@ const countFlag = 2
 const startFlag = 1
 const thinkingFlag = 2
 
+// No vocabulary and no reply is that large.
+const largest = 2 ** 31 - 1
+
 /** Consecutive tokens of one sequence in a step. */
 export interface StepSequence {
   slot: number
@@ -126,11 +129,11 @@ export class StepInput {
     floats[at + 3] = sampling.repetitionPenalty
     floats[at + 4] = sampling.presencePenalty
     floats[at + 5] = sampling.frequencyPenalty
-    words[at + 6] = sampling.topK
+    words[at + 6] = Math.min(sampling.topK, largest)
     words[at + 7] = sampling.seed % 2 ** 32
     words[at + 8] = Math.floor(sampling.seed / 2 ** 32)
     words[at + 9] = sampling.logprobs
-    words[at + 10] = sampling.start?.budget ?? -1
+    words[at + 10] = Math.min(sampling.start?.budget ?? -1, largest)
     words[at + 11] = lists.add(sampling.stopIds)
     words[at + 12] = sampling.stopIds.length
     words[at + 13] = lists.add(sampling.thinkEndIds)
