@@ -3,6 +3,7 @@ import { createRequire } from 'node:module'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ModelError } from './errors.js'
+import { isSynthetic, parseSyntheticName } from './synthetic/synthetic.js'
 
 const require = createRequire(import.meta.url)
 /** The same two steps up from `lib` and from `dist`. */
@@ -42,26 +43,32 @@ function bundledFolder(name: string, tried: string[]): string | undefined {
 }
 
 /**
- * The folder that a model name stands for: a bundled name, or the path of a folder.
+ * The folder that a model name stands for: a bundled name, or the path of a folder. A synthetic model has none and stands for
+ * itself: `Checkpoint.open` takes either.
  *
  * @throws ModelError MODEL_NOT_FOUND with everything that was tried in `details.tried`
  * @example
  * resolveModel('tiny')
  * resolveModel('./my-checkpoint')
+ * resolveModel('synthetic:nano-30b')
  */
 export function resolveModel(name: string): string {
   const tried: string[] = []
+  if (isSynthetic(name)) {
+    parseSyntheticName(name)
+    return name
+  }
   const scheme = /^([a-z][a-z0-9+.-]+):/i.exec(name)?.[1]
   const found = scheme === undefined ? bundledFolder(name, tried) : undefined
   if (found !== undefined) return found
   const folder = resolve(name)
   if (isFolder(folder)) return folder
-  if (scheme !== undefined) tried.push(`the scheme ${scheme}: this version of nibblet knows no schemes`)
+  if (scheme !== undefined) tried.push(`the scheme ${scheme}: the only one is synthetic`)
   tried.push(`${folder}: no such folder`)
   throw new ModelError(
     'MODEL_NOT_FOUND',
     `there is no model '${name}'. Tried:\n${tried.map((line) => `  ${line}`).join('\n')}\n` +
-      "Give a bundled name ('tiny') or the folder of a checkpoint.",
+      "Give a bundled name ('tiny'), the folder of a checkpoint, or synthetic:nano-30b.",
     { details: { tried } },
   )
 }

@@ -3,6 +3,13 @@ import { stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { ModelError } from '../errors.js'
 import { type NemotronHConfig, parseNemotronHConfig } from '../models/config.js'
+import {
+  describeSynthetic,
+  isSynthetic,
+  parseSyntheticName,
+  type SyntheticOptions,
+  type VirtualFile,
+} from '../synthetic/synthetic.js'
 import { type JsonObject, readJsonFile } from './config-json.js'
 import { type GenerationDefaults, readGenerationDefaults } from './generation-config.js'
 import { type LinearSource, takeExperts, takeLinear } from './linear-source.js'
@@ -26,6 +33,7 @@ interface Parts {
   shards: Shards
   store: TensorStore
   fingerprint: string
+  virtualFile?: VirtualFile
 }
 
 const embeddings = 'backbone.embeddings.weight'
@@ -65,6 +73,8 @@ export class Checkpoint {
   readonly generation: GenerationDefaults
   /** SHA-256 over file names, sizes, tensor headers and configs, hexadecimal. It does not cover the weights' bytes. */
   readonly fingerprint: string
+  /** The one weight file of a synthetic checkpoint, which is on no disk. */
+  readonly virtualFile: VirtualFile | undefined
   readonly #shards: Shards
   readonly #store: TensorStore
 
@@ -73,18 +83,23 @@ export class Checkpoint {
     this.config = parts.config
     this.generation = parts.generation
     this.fingerprint = parts.fingerprint
+    this.virtualFile = parts.virtualFile
     this.#shards = parts.shards
     this.#store = parts.store
   }
 
   /**
-   * Opens a folder with `config.json` and safetensors files.
+   * Opens a folder with `config.json` and safetensors files, or a synthetic checkpoint by its name (`synthetic:nano-30b`).
    *
    * @throws {ModelError} `MODEL_NOT_FOUND` when the folder, its config or its weights are missing, `UNSUPPORTED_MODEL` for a
    *   well-formed model that nibblet does not run, `BAD_FORMAT` for anything malformed. Aborts reject with `signal.reason`.
    */
   static async open(folder: string, options: { signal?: AbortSignal } = {}): Promise<Checkpoint> {
     options.signal?.throwIfAborted()
+    if (isSynthetic(folder)) {
+      const { preset, options: drawn } = parseSyntheticName(folder)
+      return Checkpoint.synthetic(preset, drawn)
+    }
     const path = resolve(folder)
     await checkFolder(path)
     const file = (name: string) => join(path, name)
@@ -103,6 +118,30 @@ export class Checkpoint {
     const store = new TensorStore(path, shards.tensors, scalars, { mtp: config.mtpLayers > 0 })
     const fingerprint = fingerprintOf(shards, [json, sidecar])
     return new Checkpoint({ folder: path, config, generation, shards, store, fingerprint })
+  }
+
+  /**
+   * A checkpoint that needs no files: the shapes and formats of the NVFP4 release, or of a smaller relative, with random
+   * weights that are made while they are loaded.
+   *
+   * @param preset `nano-30b`, `nano-2b` or `nano-micro`.
+   * @throws {ModelError} `MODEL_NOT_FOUND` for another preset; {RequestError} `INVALID_OPTION`.
+   * @example
+   * const checkpoint = Checkpoint.synthetic('nano-30b', { reluZeros: 0.907 })
+   */
+  static synthetic(preset: string, options: SyntheticOptions = {}): Checkpoint {
+    const { location, config, json, tensors, scalars, file } = describeSynthetic(preset, options)
+    const digest = createHash('sha256').update(file.seeds).digest('hex')
+    const shards: Shards = { files: [{ file: location, bytes: file.bytes, tensors, metadata: {}, digest }], tensors }
+    return new Checkpoint({
+      folder: location,
+      config,
+      generation: readGenerationDefaults(json.generation, location, config),
+      shards,
+      store: new TensorStore(location, tensors, scalars, { mtp: false }),
+      fingerprint: fingerprintOf(shards, [json.config, json.sidecar, { location }]),
+      virtualFile: file,
+    })
   }
 
   /** Which modules are quantized, and how. */

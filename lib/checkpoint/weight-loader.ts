@@ -1,6 +1,7 @@
 import type { Device } from '../core/device.js'
 import { type FileTensor, MappedFile } from '../core/mapped-file.js'
 import type { Stream } from '../core/stream.js'
+import { SyntheticFile } from '../core/synthetic-file.js'
 import { type DType, dtypeBytes, type Tensor } from '../core/tensor.js'
 import type { Weight, WeightFormat, WeightLayout } from '../core/weight.js'
 import { ModelError } from '../errors.js'
@@ -47,7 +48,7 @@ export class WeightLoader {
   readonly #device: Device
   readonly #stream: Stream
   readonly #layout: WeightLayout
-  readonly #files = new Map<string, MappedFile>()
+  readonly #files = new Map<string, MappedFile | SyntheticFile>()
   readonly #owned: { readonly bytes: number; dispose(): void }[] = []
   #slab: { buffer: ReturnType<Device['buffer']>; used: number } | undefined
   #bytes = 0
@@ -193,7 +194,8 @@ export class WeightLoader {
   #fileTensor(ref: TensorRef): FileTensor {
     let file = this.#files.get(ref.file)
     if (file === undefined) {
-      file = new MappedFile(ref.file)
+      const virtual = this.#checkpoint.virtualFile
+      file = virtual?.path === ref.file ? new SyntheticFile(virtual) : new MappedFile(ref.file)
       this.#files.set(ref.file, file)
     }
     const dtype = dtypes[ref.dtype]

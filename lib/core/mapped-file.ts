@@ -1,5 +1,6 @@
 import { forget, watch } from './disposal.js'
 import { type Handle, native } from './native.js'
+import type { SyntheticFile } from './synthetic-file.js'
 import type { DType } from './tensor.js'
 
 /** A checkpoint file, mapped read-only. */
@@ -28,7 +29,7 @@ export class MappedFile {
 
 /** Where a tensor lies in a file. */
 export interface FileTensor {
-  file: MappedFile
+  file: MappedFile | SyntheticFile
   /** Bytes from the start of the file. */
   offset: number
   dtype: DType

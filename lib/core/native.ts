@@ -13,6 +13,9 @@ export type NativeTensor = readonly [Handle<'buffer'>, number, DTypeName, ...num
 /** `[file, offset, dtype, name]` */
 export type NativeFileTensor = readonly [Handle<'file'>, number, DTypeName, string]
 
+/** `enum class Draw` of kernels/synthetic/draw.h */
+export type NativeDraw = 'pairs' | 'bytes' | 'halves' | 'words'
+
 export interface OpSchema {
   readonly name: string
   readonly operands: readonly { name: string; kind: 'tensor' | 'weight'; optional: boolean }[]
@@ -50,6 +53,12 @@ export interface NativeBinding extends VersionedBinding {
   weightBytes(weight: Handle<'weight'>): number
   disposeWeight(weight: Handle<'weight'>): void
   mapFile(path: string): Handle<'file'>
+  createSyntheticFile(
+    path: string,
+    tables: readonly (readonly [draw: NativeDraw, alternate: boolean, entries: Uint8Array])[],
+    regions: Float64Array,
+    seeds: BigUint64Array,
+  ): Handle<'file'>
   disposeFile(file: Handle<'file'>): void
   opTable(): OpSchema[]
   createStream(device: Handle<'device'>, threads: number): Handle<'stream'>
