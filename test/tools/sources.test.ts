@@ -8,7 +8,7 @@ const sections: Readonly<Record<string, string>> = {
   kernels: 'kernels',
   runtime: 'native/runtime',
   addon: 'native/addon',
-  tests: 'test/kernels',
+  tests: 'test',
 }
 
 describe('sources.json', () => {
