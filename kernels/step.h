@@ -49,9 +49,9 @@ struct Sampling {
   int32_t top_k;      ///< 0: off
   uint32_t seed_low;
   uint32_t seed_high;
-  int32_t logprobs;      ///< -1: none, otherwise the number of alternatives, at most kTopLogprobs
-  int32_t budget;        ///< with kStart: tokens that may be thought, -1: no limit
-  int32_t stop_first;    ///< ids that end the reply
+  int32_t logprobs;    ///< -1: none, otherwise the number of alternatives, at most kTopLogprobs
+  int32_t budget;      ///< with kStart: tokens that may be thought, -1: no limit
+  int32_t stop_first;  ///< ids that end the reply
   int32_t stop_count;
   int32_t think_end_first;  ///< ids that end the thinking
   int32_t think_end_count;

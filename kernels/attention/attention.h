@@ -19,9 +19,9 @@ struct AttentionArgs {
   int32_t heads;
   int32_t kv_heads;
   int32_t head_dim;
-  float scale;      ///< 1 / sqrt(head_dim)
-  DType type;       ///< of qkv and y: f32 or bf16
-  const void* qkv;  ///< [tokens, (heads + 2 · kv_heads) · head_dim]: q | k | v
+  float scale;       ///< 1 / sqrt(head_dim)
+  DType type;        ///< of qkv and y: f32 or bf16
+  const void* qkv;   ///< [tokens, (heads + 2 · kv_heads) · head_dim]: q | k | v
   DType cache_type;  ///< f32, bf16 or e4m3
   void* cache;       ///< [pages, 2 (k, v), kv_heads, kPageTokens, head_dim]
   float k_scale;

@@ -25,8 +25,8 @@ struct LinearArgs {
   float epsilon;
   bool exact;
   bool quantize_input;
-  WeightView weight;      ///< one matrix
-  const float* bias;      ///< [out] or null
+  WeightView weight;  ///< one matrix
+  const float* bias;  ///< [out] or null
   Activation activation;
   bool add;  ///< y += ...; y must be f32
   void* y;   ///< [count, out], f32 or bf16 (rounded to nearest even)

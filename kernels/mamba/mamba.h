@@ -25,8 +25,8 @@ struct MambaArgs {
   int32_t state;
   int32_t kernel;
   float epsilon;
-  DType type;             ///< of projected, y and conv_state: f32 or bf16
-  const void* projected;  ///< [tokens, 2 · inner + 2 · groups · state + heads]
+  DType type;                ///< of projected, y and conv_state: f32 or bf16
+  const void* projected;     ///< [tokens, 2 · inner + 2 · groups · state + heads]
   const float* conv_weight;  ///< [channels, kernel], channels = inner + 2 · groups · state
   const float* conv_bias;    ///< [channels] or null
   const float* dt_bias;      ///< [heads]

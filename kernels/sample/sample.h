@@ -25,11 +25,11 @@ struct SampleArgs {
   const Step* step;
   Slot* slots;
   int32_t vocabulary;
-  float* logits;      ///< [rows, vocabulary]; overwritten
-  uint8_t* seen;      ///< [slots, vocabulary]: 1 where a token is in the prompt or the output
-  uint32_t* counts;   ///< [slots, vocabulary]: output occurrences
-  Result* results;    ///< [rows]
-  int32_t* scratch;   ///< workers · vocabulary
+  float* logits;     ///< [rows, vocabulary]; overwritten
+  uint8_t* seen;     ///< [slots, vocabulary]: 1 where a token is in the prompt or the output
+  uint32_t* counts;  ///< [slots, vocabulary]: output occurrences
+  Result* results;   ///< [rows]
+  int32_t* scratch;  ///< workers · vocabulary
 };
 
 constexpr int kSamplePhases = 2;
