@@ -6,5 +6,6 @@ export default defineConfig({
     // A crash in native code then names one file instead of killing the run.
     pool: 'forks',
     testTimeout: 60_000,
+    reporters: ['default', './test/skip-summary.ts'],
   },
 })
