@@ -7,7 +7,7 @@ import { ModelRunner, type RunnerOptions } from './engine/model-runner.js'
 import { DeviceError, RequestError } from './errors.js'
 import { loadDefaults } from './load-defaults.js'
 import { type LoadOptions, type ResolvedLoadOptions, resolveLoadOptions } from './load-options.js'
-import { Model, type ModelInfo } from './model.js'
+import { Model, type ModelInfo, type ModelParts } from './model.js'
 import { memoryNeeded } from './models/memory.js'
 import { NemotronH } from './models/nemotron-h.js'
 import { resolveModel } from './resolve-model.js'
@@ -23,6 +23,14 @@ import { Tokenizer } from './text/tokenizer.js'
  * await using model = await loadModel('tiny')
  */
 export async function loadModel(name: string, options: LoadOptions = {}): Promise<Model> {
+  return new Model((await loadParts(name, options)).parts)
+}
+
+/** @internal What `loadModel` makes a model of, for those who drive its engine themselves. */
+export async function loadParts(
+  name: string,
+  options: LoadOptions = {},
+): Promise<{ parts: ModelParts; checkpoint: Checkpoint }> {
   if (typeof name !== 'string') {
     throw new RequestError('INVALID_OPTION', `expected a model's name or folder, got ${typeof name}`)
   }
@@ -58,14 +66,15 @@ export async function loadModel(name: string, options: LoadOptions = {}): Promis
     )
     const weights = { bytes: loader.ownedBytes, dispose: () => loader.dispose() }
     const info = describe(name, folder, checkpoint, runner)
-    return new Model({
+    const parts: ModelParts = {
       info,
       device: runner.device,
       runner: modelRunner,
       weights,
       text,
       generation: checkpoint.generation,
-    })
+    }
+    return { parts, checkpoint }
   } catch (error) {
     modelRunner?.dispose()
     stream.dispose()

@@ -30,10 +30,10 @@ struct MoeArgs {
   int32_t topk_groups;
   bool normalize;
   float scale;
-  WeightView up;           ///< `experts` matrices of [width, hidden]
-  WeightView down;         ///< `experts` matrices of [hidden, width]
-  WeightView shared_up;    ///< [shared_width, hidden]; data null: no shared expert
-  WeightView shared_down;  ///< [hidden, shared_width]
+  WeightView up;                  ///< `experts` matrices of [width, hidden]
+  WeightView down;                ///< `experts` matrices of [hidden, width]
+  WeightView shared_up;           ///< [shared_width, hidden]; data null: no shared expert
+  WeightView shared_down;         ///< [hidden, shared_width]
   const float* up_bias;           ///< [experts, width] or null
   const float* down_bias;         ///< [experts, hidden] or null
   const float* shared_up_bias;    ///< [shared_width] or null
@@ -45,5 +45,11 @@ size_t moe_scratch_bytes(const MoeArgs& args, int64_t tokens);
 constexpr int kMoePhases = 5;
 /// Uses plan_matmul for the weights' layout; with rows weights this is the scalar specification.
 void moe(const MoeArgs& args, int phase, int worker, int workers);
+
+/// What moe_statistics counts, as indices: hidden activations and how many of them were zero (of the shared expert too),
+/// bytes of expert weights that the products read, and from kMoeExperts on the tokens of every routed expert.
+enum MoeCounter : int { kMoeActivations, kMoeZeros, kMoeWeightBytes, kMoeExperts };
+/// Adds what a call did, from its scratch, to counters [kMoeExperts + experts]. After the last phase, on one thread.
+void moe_statistics(const MoeArgs& args, uint64_t* counters);
 
 }  // namespace nibblet

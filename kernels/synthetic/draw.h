@@ -7,8 +7,8 @@ namespace nibblet {
 
 /// What is drawn, and how many entries the table of a draw has.
 enum class Draw : uint8_t {
-  pairs,   ///< 65536 entries of one byte, which holds two 4-bit codes: the table of their product distribution
-  bytes,   ///< 256 entries of one byte
+  pairs,  ///< 65536 entries of one byte, which holds two 4-bit codes: the table of their product distribution
+  bytes,  ///< 256 entries of one byte
   halves,  ///< 4096 entries of two bytes
   words,   ///< 4096 entries of four bytes
 };

@@ -9,8 +9,8 @@ export interface SafetensorsEntry {
   readonly name: string
   readonly dtype: Dtype
   readonly shape: readonly number[]
-  /** Little-endian row-major bytes, or a function that makes them when their turn comes. */
-  readonly data: Uint8Array | (() => Uint8Array | Promise<Uint8Array>)
+  /** Little-endian row-major bytes, or a function that makes them when their turn comes, whole or in pieces. */
+  readonly data: Uint8Array | (() => Uint8Array | Promise<Uint8Array> | AsyncIterable<Uint8Array>)
 }
 
 export interface WriteOptions {
@@ -105,20 +105,31 @@ export async function writeSafetensors(
     await write(header)
     for (const entry of sorted) {
       options.signal?.throwIfAborted()
-      const data = typeof entry.data === 'function' ? await entry.data() : entry.data
-      if (data.byteLength !== bytesOf(entry)) {
-        throw new ModelError(
-          'BAD_FORMAT',
-          `expected ${bytesOf(entry)} bytes for tensor "${entry.name}" (${entry.dtype} [${entry.shape}]), got ${data.byteLength}.`,
-        )
-      }
-      await write(data)
+      await writeEntry(entry, write)
       options.onProgress?.(position - header.length, total)
     }
     return position
   } finally {
     await handle.close()
   }
+}
+
+async function writeEntry(entry: SafetensorsEntry, write: (bytes: Uint8Array) => Promise<void>): Promise<void> {
+  const data = typeof entry.data === 'function' ? entry.data() : entry.data
+  const pieces = Symbol.asyncIterator in data ? data : [await data]
+  const expected = bytesOf(entry)
+  let bytes = 0
+  const mismatch = (got: string) =>
+    new ModelError(
+      'BAD_FORMAT',
+      `expected ${expected} bytes for tensor "${entry.name}" (${entry.dtype} [${entry.shape}]), got ${got}.`,
+    )
+  for await (const piece of pieces) {
+    bytes += piece.byteLength
+    if (bytes > expected) throw mismatch(Array.isArray(pieces) ? String(bytes) : 'more')
+    await write(piece)
+  }
+  if (bytes !== expected) throw mismatch(String(bytes))
 }
 
 /** Splits entries, in the given order, into runs of at most `limit` bytes; a larger tensor gets a run of its own. */

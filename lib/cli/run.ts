@@ -1,6 +1,7 @@
 import { NibbletError } from '../errors.js'
 import { nearestName } from '../generate/nearest-name.js'
 import { type Flags, parseArguments, UsageError } from './args.js'
+import { benchCommand } from './bench.js'
 import { chatCommand } from './chat.js'
 import { type Command, Interrupted } from './command.js'
 import { doctorCommand } from './doctor.js'
@@ -13,6 +14,7 @@ import { Progress } from './progress.js'
 import { quantizeCommand } from './quantize.js'
 import type { Runtime } from './runtime.js'
 import { scoreCommand } from './score.js'
+import { synthCommand } from './synth.js'
 
 const commands: readonly Command[] = [
   chatCommand,
@@ -22,6 +24,8 @@ const commands: readonly Command[] = [
   inspectCommand,
   doctorCommand,
   quantizeCommand,
+  benchCommand,
+  synthCommand,
 ]
 
 const commonFlags: Flags = {

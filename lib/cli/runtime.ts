@@ -1,9 +1,11 @@
 import { readFileSync } from 'node:fs'
+import type { BenchOptions, BenchResult } from '../bench/bench.js'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import type { LocatedBinding } from '../core/binding.js'
 import type { ChatOptions, ChatStream, GenerateOptions } from '../generate/index.js'
 import type { LoadOptions } from '../load-options.js'
 import type { MemoryNeeded } from '../models/memory.js'
+import type { WriteSyntheticOptions } from '../synthetic/write.js'
 import type { Message } from '../text/messages.js'
 
 /** The part of `Model` that the command line uses. */
@@ -39,6 +41,9 @@ export interface Runtime {
     options: { maxBatch: number; contextLength: number; kvCache: 'fp8' | 'bf16'; exact: boolean },
   ): Promise<MemoryNeeded>
   quantize(folder: string, out: string, options: CliQuantizeOptions): Promise<unknown>
+  bench(name: string, options: BenchOptions): Promise<BenchResult>
+  /** Writes a synthetic checkpoint as a folder of files. */
+  synthesize(preset: string, out: string, options: WriteSyntheticOptions): Promise<unknown>
   /** Finds and loads the addon; throws `NO_BINARY` or `ABI_MISMATCH`. */
   locateBinding(): Promise<LocatedBinding>
 }
@@ -59,5 +64,8 @@ export const packageRuntime: Runtime = {
   memoryNeeded: async (checkpoint, options) => (await import('../models/memory.js')).memoryNeeded(checkpoint, options),
   quantize: async (folder, out, options) =>
     (await import('../quantize/quantize.js')).quantizeCheckpoint(folder, out, options),
+  bench: async (name, options) => (await import('../bench/bench.js')).bench(name, options),
+  synthesize: async (preset, out, options) =>
+    (await import('../synthetic/write.js')).writeSynthetic(preset, out, options),
   locateBinding: async () => (await import('../core/binding.js')).locateBinding(),
 }

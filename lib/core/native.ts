@@ -72,6 +72,7 @@ export interface NativeBinding extends VersionedBinding {
   loadTensor(stream: Handle<'stream'>, to: NativeTensor, from: NativeFileTensor): void
   loadWeight(stream: Handle<'stream'>, to: Handle<'weight'>, part: NativeWeightPart): void
   write(stream: Handle<'stream'>, to: NativeTensor, data: ArrayBufferView): void
+  measureRead(stream: Handle<'stream'>, source: NativeTensor, seconds: NativeTensor, times: number): void
   read(stream: Handle<'stream'>, from: NativeTensor): Promise<Uint8Array>
   sync(stream: Handle<'stream'>): Promise<void>
   step(stream: Handle<'stream'>, input: ArrayBufferView): void

@@ -193,11 +193,15 @@ export class Stream {
     return y
   }
 
-  /** A mixture-of-experts layer with its norm and residual: adds to x in place and returns it. */
-  moe(x: Tensor, parameters: MoeParameters): Tensor {
+  /**
+   * A mixture-of-experts layer with its norm and residual: adds to x in place and returns it. With `statistics`, u32
+   * [2 · (3 + experts)], each launch adds to 64-bit counters: hidden activations, zeros among them, bytes of expert weights
+   * read, and the tokens of every expert. Counting takes time: leave it out of what is measured.
+   */
+  moe(x: Tensor, parameters: MoeParameters, statistics?: Tensor): Tensor {
     const { epsilon, topK, groups, topkGroups, normalize, scale, ...operands } = parameters
     const attributes = { epsilon, exact: this.exact, topK, groups, topkGroups, normalize, scale }
-    this.#enqueue('moe', { x, ...operands }, attributes)
+    this.#enqueue('moe', { x, ...operands, statistics }, attributes)
     return x
   }
 
@@ -235,6 +239,14 @@ export class Stream {
   /** Writes bytes to a tensor in stream order; they are copied before this returns. */
   write(to: Tensor, data: ArrayBufferView): void {
     native().write(this.handle, to.pack(), data)
+  }
+
+  /**
+   * Reads all of `source` (a multiple of 512 bytes) `times` times with the stream's threads, as fast as they can, and leaves the
+   * seconds of the fastest time in `seconds`, f32 [1].
+   */
+  measureRead(source: Tensor, seconds: Tensor, times: number): void {
+    native().measureRead(this.handle, source.pack(), seconds.pack(), times)
   }
 
   /** The bytes of a tensor once everything enqueued so far has run. */

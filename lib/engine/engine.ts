@@ -16,6 +16,12 @@ export interface StepRunner {
   reset(failed?: Graph): void
 }
 
+/** What an engine has done so far. */
+export interface EngineStats {
+  readonly steps: number
+  readonly milliseconds: number
+}
+
 /** A launched step: the sequences of its logits rows, and everyone who takes part. */
 interface Flight {
   rows: readonly Sequence[]
@@ -45,6 +51,7 @@ export class BatchEngine implements Engine {
   readonly #flights: Flight[] = []
   /** What the last step was launched with. */
   #graph: Graph | undefined
+  readonly #stats = { steps: 0, milliseconds: 0 }
   #looping = false
   #disposed = false
 
@@ -56,6 +63,14 @@ export class BatchEngine implements Engine {
   /** Requests waiting and running. */
   get load(): { waiting: number; running: number } {
     return { waiting: this.#waiting.length, running: this.#running.length }
+  }
+
+  /**
+   * Totals since the engine was made: steps received, and milliseconds that this thread spent on composing, launching and
+   * receiving them, the requests' callbacks included.
+   */
+  get stats(): EngineStats {
+    return { ...this.#stats }
   }
 
   async run(request: EngineRequest): Promise<EngineOutcome> {
@@ -84,17 +99,31 @@ export class BatchEngine implements Engine {
     this.#looping = true
     try {
       for (;;) {
-        while (this.#flights.length < flightsAtOnce && this.#launch());
+        this.#timed(() => {
+          while (this.#flights.length < flightsAtOnce && this.#launch());
+        })
         const [flight] = this.#flights
         if (flight === undefined) break
         const bytes = await flight.bytes
-        this.#flights.shift()
-        this.#receive(flight, bytes)
+        this.#timed(() => {
+          this.#flights.shift()
+          this.#receive(flight, bytes)
+        })
+        this.#stats.steps += 1
       }
     } catch (error) {
       this.#recover(error)
     } finally {
       this.#looping = false
+    }
+  }
+
+  #timed(body: () => void): void {
+    const start = performance.now()
+    try {
+      body()
+    } finally {
+      this.#stats.milliseconds += performance.now() - start
     }
   }
 

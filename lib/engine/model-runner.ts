@@ -6,6 +6,7 @@ import type { Graph } from '../core/graph.js'
 import type { SamplingState, Stream } from '../core/stream.js'
 import type { Batch, NemotronH } from '../models/nemotron-h.js'
 import type { StepRunner } from './engine.js'
+import { MoeStatistics } from './moe-statistics.js'
 
 export interface RunnerOptions {
   device: Device
@@ -59,6 +60,7 @@ export class ModelRunner implements StepRunner {
   #step: Graph | undefined
   #score: Graph | undefined
   #closed = false
+  #statistics: MoeStatistics | undefined
 
   /** Takes over the stream. */
   constructor(model: NemotronH, stream: Stream, options: RunnerOptions) {
@@ -113,6 +115,18 @@ export class ModelRunner implements StepRunner {
     return this.#score
   }
 
+  /**
+   * Makes the steps of `graph()` count what mixture-of-experts layers do, or no longer; undefined when the model has none.
+   * Counting is slow. Only while no step is under way: what was captured is captured again.
+   */
+  count(on: boolean): MoeStatistics | undefined {
+    this.#step?.dispose()
+    this.#step = undefined
+    this.#statistics?.dispose()
+    this.#statistics = on ? MoeStatistics.of(this.#model.config, this.#stream) : undefined
+    return this.#statistics
+  }
+
   reset(failed?: Graph): void {
     if (this.#closed || (failed !== undefined && failed.stream !== this.#stream)) return
     this.#drop()
@@ -129,11 +143,14 @@ export class ModelRunner implements StepRunner {
   dispose(): void {
     this.close()
     this.#cache.dispose()
+    this.#statistics?.dispose()
     this.#samplingBuffer.dispose()
   }
 
   #batch(tokens: number, rows: number): Batch {
-    return { tokens, rows, slots: this.#sampling.slots, cache: this.#cache }
+    const counters = this.#statistics
+    const statistics = counters && ((index: number) => counters.layer(index))
+    return { tokens, rows, slots: this.#sampling.slots, cache: this.#cache, statistics }
   }
 
   #drop(): void {

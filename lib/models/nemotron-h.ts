@@ -12,6 +12,8 @@ export interface Batch {
   /** Sampling state of all slots, i32 [slots, 8]: last sampled tokens and active flags. */
   readonly slots: Tensor
   readonly cache: LayerCaches
+  /** Counters of a mixture-of-experts layer (`Stream.moe`); nothing is counted without. */
+  readonly statistics?: ((index: number) => Tensor) | undefined
 }
 
 /** Per-layer state of all sequences. */
@@ -114,8 +116,10 @@ class AttentionLayer implements Layer {
 
 class MoeLayer implements Layer {
   readonly #parameters
+  readonly #index: number
 
-  constructor({ config, load, prefix }: Source) {
+  constructor({ config, load, index, prefix }: Source) {
+    this.#index = index
     const { experts, topK, width, sharedWidth, normTopK, scale, groups, topkGroups } = config.moe
     const hidden = config.hiddenSize
     const mixer = `${prefix}.mixer`
@@ -148,8 +152,8 @@ class MoeLayer implements Layer {
     }
   }
 
-  forward(s: Stream, x: Tensor): Tensor {
-    return s.moe(x, this.#parameters)
+  forward(s: Stream, x: Tensor, batch: Batch): Tensor {
+    return s.moe(x, this.#parameters, batch.statistics?.(this.#index))
   }
 }
 

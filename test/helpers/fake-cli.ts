@@ -5,6 +5,7 @@ import type { CliModel, CliQuantizeOptions, Runtime } from '../../lib/cli/runtim
 import { ModelError } from '../../lib/errors.js'
 import { chat, complete } from '../../lib/generate/index.js'
 import type { LoadOptions } from '../../lib/load-options.js'
+import type { WriteSyntheticOptions } from '../../lib/synthetic/write.js'
 import { fakeContext } from './fake-context.js'
 import { FakeEngine, type Script } from './fake-engine.js'
 
@@ -59,6 +60,7 @@ export function startCli({ argv, scripts = [], stdin = '', terminal = false, env
   const calls = {
     loads: [] as [name: string, options: LoadOptions][],
     quantized: [] as [folder: string, out: string, options: CliQuantizeOptions][],
+    synthesized: [] as [preset: string, out: string, options: WriteSyntheticOptions][],
     disposed: 0,
   }
   const fakeModel: CliModel = {
@@ -91,6 +93,13 @@ export function startCli({ argv, scripts = [], stdin = '', terminal = false, env
     quantize: async (folder, out, options) => {
       calls.quantized.push([folder, out, options])
       options.onProgress({ loaded: 1e6, total: 1e6 })
+    },
+    bench: async (name) => {
+      throw notFound(name)
+    },
+    synthesize: async (preset, out, options) => {
+      calls.synthesized.push([preset, out, options])
+      options.onProgress?.({ loaded: 1e6, total: 1e6 })
     },
     locateBinding: async () => ({ binding: { version: '1.2.3' }, path: '/x/nibblet.node', source: 'build' }),
     ...runtime,

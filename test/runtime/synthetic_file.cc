@@ -24,8 +24,8 @@ SyntheticFile::Table make_table(Draw draw, bool alternate = false) {
 
 /// Regions of awkward sizes, one of each kind.
 SyntheticFile make_file() {
-  std::vector<SyntheticFile::Table> tables = {make_table(Draw::pairs),       make_table(Draw::bytes),
-                                              make_table(Draw::halves),      make_table(Draw::words),
+  std::vector<SyntheticFile::Table> tables = {make_table(Draw::pairs),        make_table(Draw::bytes),
+                                              make_table(Draw::halves),       make_table(Draw::words),
                                               make_table(Draw::halves, true), make_table(Draw::words, true)};
   std::vector<SyntheticFile::Region> regions;
   size_t offset = 0;
@@ -50,7 +50,8 @@ TEST(synthetic_file_any_split_gives_the_same_bytes) {
   const std::vector<uint8_t> expected = whole(file);
   for (int workers : {2, 3, 7, 64}) {
     std::vector<uint8_t> bytes(file.bytes(), 0xee);
-    for (int worker = workers - 1; worker >= 0; --worker) file.fill(0, bytes.size(), bytes.data(), worker, workers);
+    for (int worker = workers - 1; worker >= 0; --worker)
+      file.fill(0, bytes.size(), bytes.data(), worker, workers);
     CHECK(bytes == expected);
   }
   for (size_t step : {1, 2, 3, 5, 8, 13, 16, 100, 4098}) {
@@ -90,14 +91,17 @@ TEST(synthetic_file_loads_like_a_file_on_disk) {
   const size_t codes = size_t(kRows) * kInputs / 2, scales = size_t(kRows) * kInputs / 16;
   SyntheticFile::Table positive = make_table(Draw::bytes);
   for (uint8_t& entry : positive.entries) entry = 1 + entry % 0x70;
-  auto file = std::make_shared<SyntheticFile>("f", std::vector{make_table(Draw::pairs), positive},
-                                              std::vector<SyntheticFile::Region>{{0, codes, 0, 8}, {codes, scales, 1, 9}});
+  auto file = std::make_shared<SyntheticFile>(
+      "f", std::vector{make_table(Draw::pairs), positive},
+      std::vector<SyntheticFile::Region>{{0, codes, 0, 8}, {codes, scales, 1, 9}});
   const std::vector<uint8_t> bytes = whole(*file);
   TemporaryFile disk(bytes_of(bytes));
   std::vector<uint8_t> loaded[2];
   for (bool synthetic : {false, true}) {
-    const auto source = synthetic ? std::shared_ptr<ByteSource>(file) : std::make_shared<MappedFile>(disk.path());
-    auto weight = std::make_shared<Weight>(Device::open("cpu"), Format::nvfp4, Layout::panels, 1, kRows, kInputs);
+    const auto source =
+        synthetic ? std::shared_ptr<ByteSource>(file) : std::make_shared<MappedFile>(disk.path());
+    auto weight =
+        std::make_shared<Weight>(Device::open("cpu"), Format::nvfp4, Layout::panels, 1, kRows, kInputs);
     WeightPart part{};
     part.rows = kRows;
     part.elements = {source, 0, DType::u8, "codes"};
@@ -121,7 +125,8 @@ TEST(synthetic_file_bad_scale_is_named_by_its_index) {
   good[codes + size_t(1030) * kInputs / 16 + 4] = 0xff;
   TemporaryFile disk(bytes_of(good));
   const auto source = std::make_shared<MappedFile>(disk.path());
-  auto weight = std::make_shared<Weight>(Device::open("cpu"), Format::nvfp4, Layout::panels, 1, kRows, kInputs);
+  auto weight =
+      std::make_shared<Weight>(Device::open("cpu"), Format::nvfp4, Layout::panels, 1, kRows, kInputs);
   WeightPart part{};
   part.rows = kRows;
   part.elements = {source, 0, DType::u8, "codes"};
@@ -129,12 +134,14 @@ TEST(synthetic_file_bad_scale_is_named_by_its_index) {
   part.scale = 1;
   auto stream = open_stream();
   stream->enqueue(load_weight(weight, part));
-  CHECK_ERROR("BAD_FORMAT", sync(*stream).error, "`scales`", "index " + std::to_string(1030 * kInputs / 16 + 4) + ";");
+  CHECK_ERROR("BAD_FORMAT", sync(*stream).error, "`scales`",
+              "index " + std::to_string(1030 * kInputs / 16 + 4) + ";");
 }
 
 TEST(synthetic_file_checks_its_description) {
   const auto table = make_table(Draw::bytes);
-  CHECK_THROWS("INVALID_OPTION", SyntheticFile("f", {{Draw::pairs, false, table.entries}}, {}), "256 bytes, expected 65536");
+  CHECK_THROWS("INVALID_OPTION", SyntheticFile("f", {{Draw::pairs, false, table.entries}}, {}),
+               "256 bytes, expected 65536");
   CHECK_THROWS("INVALID_OPTION", SyntheticFile("f", {{Draw::bytes, true, table.entries}}, {}), "alternate");
   CHECK_THROWS("INVALID_OPTION", SyntheticFile("f", {table}, {{1, 5, 0, 0}}), "does not follow");
   CHECK_THROWS("INVALID_OPTION", SyntheticFile("f", {table}, {{0, 5, 1, 0}}), "has no table");

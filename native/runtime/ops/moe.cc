@@ -52,6 +52,10 @@ class Moe : public OpCommand {
     args_.down_bias = call.tensor("downBias").as<float>();
     args_.shared_up_bias = call.tensor("sharedUpBias").as<float>();
     args_.shared_down_bias = call.tensor("sharedDownBias").as<float>();
+    call.expect_shape("statistics", {2 * (kMoeExperts + experts)});
+    statistics_ = call.tensor("statistics");
+    if (statistics_.offset % sizeof(uint64_t) != 0)
+      call.fail("`statistics` holds 64-bit counters and is not aligned to 8");
     workspace_ = call.stream->workspace(moe_scratch_bytes(args_, capacity_));
     args_.scratch = workspace_->data();
   }
@@ -63,6 +67,8 @@ class Moe : public OpCommand {
     args.tokens = step.tokens;
     double routed = double(args.top_k) * args.up.out, shared = args.shared_up.data ? args.shared_up.out : 0;
     run_phases(execution, moe, kMoePhases, args, double(args.tokens) * args.hidden * (routed + shared));
+    const bool cancelled = execution.cancelled && execution.cancelled->load();
+    if (statistics_ && !cancelled) moe_statistics(args, statistics_.as<uint64_t>());
   }
 
  private:
@@ -81,6 +87,7 @@ class Moe : public OpCommand {
 
   MoeArgs args_{};
   int64_t capacity_;
+  Tensor statistics_;
   std::shared_ptr<Buffer> workspace_;
 };
 

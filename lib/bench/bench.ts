@@ -1,0 +1,216 @@
+import { readFile, writeFile } from 'node:fs/promises'
+import type { Checkpoint } from '../checkpoint/checkpoint.js'
+import { Device, type DeviceName } from '../core/device.js'
+import { BatchEngine } from '../engine/engine.js'
+import { RequestError } from '../errors.js'
+import { loadParts } from '../load-model.js'
+import type { LoadOptions } from '../load-options.js'
+import type { ModelParts } from '../model.js'
+import { measureRoofline, type Roofline } from './roofline.js'
+import { denseBytes, sequenceBytes } from './step-bytes.js'
+import { countExperts, type MoeReport, runWorkload, type Timing, type Workload } from './workload.js'
+
+export interface BenchOptions {
+  device?: DeviceName
+  threads?: number
+  kvCache?: 'fp8' | 'bf16'
+  exact?: boolean
+  /** Tokens of each prompt. Default 512. */
+  prompt?: number
+  /** Tokens that each request samples, at least 2. Default 64. */
+  generate?: number
+  /** Positions that the cache has for each request. Default: what prompt and reply need. */
+  contextLength?: number
+  /** Requests at once. Default 1. */
+  batch?: number
+  /** Bytes that one read of the roofline covers. Default 4 GiB, less when memory is short. */
+  rooflineBytes?: number
+  signal?: AbortSignal
+  onProgress?: LoadOptions['onProgress']
+}
+
+/** Figures of one run. Speeds of decode and prefill are of the fastest of `runs`. */
+export interface BenchResult {
+  model: string
+  device: string
+  /** Instruction set of the CPU kernels. */
+  variant: string
+  threads: number
+  batch: number
+  contextLength: number
+  runs: number
+  /** Best of the measurements before and after the run, 10⁹ bytes a second. */
+  rooflineGBs: number
+  /** Bytes that one read of a measurement covered: 4 GiB unless memory was short. */
+  rooflineBytes: number
+  /** The same over as many bytes as a token needs, when that is at most 256 MiB: a cache's speed. */
+  cacheRooflineGBs?: number
+  decode: {
+    /** Of all requests together. */
+    tokensPerSecond: number
+    /** Bytes touched: weights that were read, state that was read and written. */
+    bytesPerToken: number
+    rooflineShare: number
+    /** Time that JavaScript took a step, divided by the time of the step. */
+    jsShare: number
+    jsMillisecondsPerStep: number
+  }
+  prefill: { tokens: number; tokensPerSecond: number }
+  load: { seconds: number }
+  /** Weights, caches and temporaries on the device. */
+  memoryBytes: number
+  /** Most resident memory of the process from the load on, mapped files included; null where the system does not tell. */
+  peakResidentBytes: number | null
+  /** Counted in a short run of its own: a prompt, then some decode steps. */
+  experts?: { prefill: MoeReport; decode: MoeReport }
+}
+
+const cacheLimit = 256 * 2 ** 20
+const countedSteps = 16
+/** Runs are repeated until they took this long together, at most five times. */
+const repeatSeconds = 3
+const mostRuns = 5
+
+/**
+ * Measures a model: load, prefill, decode, and the memory roofline before and after them. The model is named as for
+ * `loadModel`. Prompts are random ids, so that no tokenizer is needed; tokens are sampled at temperature 1.
+ *
+ * @throws what `loadModel` throws; RequestError INVALID_OPTION for sizes that do not go together
+ * @example
+ * const { decode } = await bench('synthetic:nano-micro', { prompt: 32, generate: 8 })
+ */
+export async function bench(name: string, options: BenchOptions = {}): Promise<BenchResult> {
+  const { prompt = 512, generate = 64, batch = 1, contextLength = prompt + generate, signal } = options
+  check({ prompt, generate, batch, contextLength })
+  const device = Device.open(options.device)
+  const threads = options.threads ?? Device.physicalCores()
+  const sized = options.rooflineBytes === undefined ? {} : { bytes: options.rooflineBytes }
+  const before = await measureRoofline(device, { threads, ...sized })
+  await forgetPeak()
+  const start = performance.now()
+  const { parts, checkpoint } = await loadParts(name, {
+    device: device.name as DeviceName,
+    threads,
+    contextLength,
+    maxBatch: batch,
+    ...(options.exact ? { exact: true } : { kvCache: options.kvCache ?? 'fp8' }),
+    ...(signal && { signal }),
+    ...(options.onProgress && { onProgress: options.onProgress }),
+  })
+  const seconds = (performance.now() - start) / 1e3
+  try {
+    const { vocabularySize } = parts.info
+    const workload: Workload = { batch, prompt, generate, vocabularySize, signal }
+    const { decode, prefill, prefillTokens, runs } = await measure(parts, workload)
+    const memory = parts.runner.memory
+    const counted = await countExperts(parts.runner, { ...workload, generate: Math.min(generate, countedSteps + 1) })
+    const expertBytes = counted ? counted.decode.weightBytes / counted.decodeSteps : 0
+    const bytesPerToken = tokenBytes(checkpoint, workload, expertBytes, parts)
+    const tokensPerSecond = decode.decodeTokens / decode.decodeSeconds
+    const cache = bytesPerToken <= cacheLimit && (await measureRoofline(device, { threads, bytes: bytesPerToken }))
+    const memoryBytes = parts.weights.bytes + memory.cache + memory.workspace
+    const peakResidentBytes = await peakResident()
+    await release(parts)
+    const after = await measureRoofline(device, { threads, bytes: before.bytes })
+    const roofline: Roofline = after.gigabytesPerSecond > before.gigabytesPerSecond ? after : before
+    const jsMilliseconds = decode.decodeStats.milliseconds
+    return {
+      model: parts.info.name,
+      device: parts.info.device,
+      variant: Device.cpuVariant(),
+      threads,
+      batch,
+      contextLength,
+      runs,
+      rooflineGBs: roofline.gigabytesPerSecond,
+      rooflineBytes: roofline.bytes,
+      ...(cache && { cacheRooflineGBs: cache.gigabytesPerSecond }),
+      decode: {
+        tokensPerSecond,
+        bytesPerToken,
+        rooflineShare: (bytesPerToken * tokensPerSecond) / (roofline.gigabytesPerSecond * 1e9),
+        jsShare: jsMilliseconds / 1e3 / decode.decodeSeconds,
+        jsMillisecondsPerStep: jsMilliseconds / decode.decodeStats.steps,
+      },
+      prefill: { tokens: prefillTokens, tokensPerSecond: prefillTokens / prefill.prefillSeconds },
+      load: { seconds },
+      memoryBytes,
+      peakResidentBytes,
+      ...(counted && { experts: { prefill: counted.prefill, decode: counted.decode } }),
+    }
+  } finally {
+    await release(parts)
+  }
+}
+
+function check(sizes: { prompt: number; generate: number; batch: number; contextLength: number }): void {
+  for (const [option, value] of Object.entries(sizes)) {
+    const least = option === 'generate' ? 2 : 1
+    if (Number.isSafeInteger(value) && value >= least) continue
+    throw new RequestError(
+      'INVALID_OPTION',
+      `expected an integer of at least ${least} for \`${option}\`, got ${value}`,
+      {
+        details: { option },
+      },
+    )
+  }
+  if (sizes.contextLength < sizes.prompt + sizes.generate) {
+    throw new RequestError(
+      'CONTEXT_OVERFLOW',
+      `a prompt of ${sizes.prompt} and ${sizes.generate} tokens do not fit contextLength ${sizes.contextLength}`,
+      { details: { tokens: sizes.prompt + sizes.generate, limit: sizes.contextLength } },
+    )
+  }
+}
+
+/** The fastest decode and the fastest prefill of several runs, after one short run that wakes everything up. */
+async function measure(
+  { runner }: ModelParts,
+  workload: Workload,
+): Promise<{ decode: Timing; prefill: Timing; prefillTokens: number; runs: number }> {
+  const { prompt, batch } = workload
+  const engine = new BatchEngine(runner, runner.allocator)
+  await runWorkload(engine, { ...workload, batch: 1, prompt: Math.min(prompt, 8), generate: 2 })
+  let decode: Timing | undefined
+  let prefill: Timing | undefined
+  let runs = 0
+  const start = performance.now()
+  do {
+    // With several requests, the first ones decode while the last ones still prefill: prefill is measured on one alone.
+    const alone = batch > 1 ? await runWorkload(engine, { ...workload, batch: 1, generate: 1 }) : undefined
+    const timing = await runWorkload(engine, workload)
+    const filled = alone ?? timing
+    if (prefill === undefined || filled.prefillSeconds < prefill.prefillSeconds) prefill = filled
+    const rate = ({ decodeTokens, decodeSeconds }: Timing) => decodeTokens / decodeSeconds
+    if (decode === undefined || rate(timing) > rate(decode)) decode = timing
+    runs += 1
+  } while (runs < mostRuns && performance.now() - start < repeatSeconds * 1e3)
+  return { decode, prefill, prefillTokens: prompt, runs }
+}
+
+/** Bytes that a decode step touches, divided by its tokens; attention at the middle of what is decoded. */
+function tokenBytes(checkpoint: Checkpoint, workload: Workload, expertBytes: number, { info }: ModelParts): number {
+  const { prompt, generate, batch } = workload
+  const kvCache = info.kvCache === 'f32' ? 'fp8' : info.kvCache
+  const position = prompt + Math.ceil(generate / 2)
+  const shared = denseBytes(checkpoint.tensors.values()) + expertBytes
+  return shared / batch + sequenceBytes(checkpoint.config, { position, kvCache, exact: info.exact })
+}
+
+async function release({ runner, weights, text }: ModelParts): Promise<void> {
+  runner.dispose()
+  weights.dispose()
+  await text?.tokenizer.dispose()
+}
+
+/** Makes the kernel's mark of the most resident memory start from now; where it cannot, it stays what it was. */
+async function forgetPeak(): Promise<void> {
+  await writeFile('/proc/self/clear_refs', '5').catch(() => undefined)
+}
+
+async function peakResident(): Promise<number | null> {
+  const status = await readFile('/proc/self/status', 'utf8').catch(() => '')
+  const kibibytes = /^VmHWM:\s*(\d+) kB/m.exec(status)?.[1]
+  return kibibytes === undefined ? null : Number(kibibytes) * 1024
+}
