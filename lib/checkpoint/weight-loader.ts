@@ -27,6 +27,8 @@ const formats = { nvfp4: 'nvfp4', fp8: 'e4m3', bf16: 'bf16', f16: 'f32', f32: 'f
   WeightFormat
 >
 
+const highPrecision: ReadonlySet<LinearSource['format']> = new Set(['bf16', 'f16', 'f32'])
+
 const dtypes: Partial<Record<Dtype, DType>> = {
   F32: 'f32',
   BF16: 'bf16',
@@ -125,20 +127,17 @@ export class WeightLoader {
     if (first === undefined)
       throw new ModelError('BAD_FORMAT', `${this.#checkpoint.folder} has a layer without weights`)
     const other = others.find((source) => formats[source.format] !== formats[first.format])
-    if (other) {
+    // High precision meets in float32, exactly; codes of different formats have no such place.
+    const widens = other !== undefined && sources.every((source) => highPrecision.has(source.format))
+    if (other && !widens) {
       throw new ModelError(
         'UNSUPPORTED_MODEL',
         `\`${first.module}\` is stored as ${first.format} and \`${other.module}\` as ${other.format} (${other.weight.file}); ` +
           'nibblet fuses the two and needs one format. Quantise them alike.',
       )
     }
-    const weight = this.#device.weight({
-      format: formats[first.format],
-      layout: this.#layout,
-      matrices,
-      out,
-      in: inputs,
-    })
+    const format = widens ? 'f32' : formats[first.format]
+    const weight = this.#device.weight({ format, layout: this.#layout, matrices, out, in: inputs })
     this.#owned.push(weight)
     return weight
   }

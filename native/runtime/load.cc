@@ -107,7 +107,7 @@ size_t element_bytes(Format format, int32_t in) {
 bool dtype_fits(Format format, DType type) {
   switch (format) {
     case Format::f32:
-      return type == DType::f32 || type == DType::f16;
+      return widens(type);
     case Format::bf16:
       return type == DType::bf16;
     case Format::e4m3:
@@ -144,7 +144,7 @@ class LoadWeight : public Command {
     }
     size_t rows = size_t(part.rows);
     size_t row_bytes = element_bytes(view.format, view.in);
-    if (part.elements.dtype == DType::f16) row_bytes /= 2;
+    if (view.format == Format::f32) row_bytes = size_t(view.in) * dtype_bytes(part.elements.dtype);
     row_bytes_ = row_bytes;
     part.elements.file->check(part.elements.offset, rows * row_bytes);
     if (part.block_scales) {
@@ -197,9 +197,9 @@ class LoadWeight : public Command {
         blocks ? blocks.file->range(execution, blocks_at, rows * row_blocks, scratch.block_scales) : nullptr;
     if (is_cancelled(execution)) return;
     std::vector<float> widened;
-    if (codes.dtype == DType::f16) {
+    if (view.format == Format::f32 && codes.dtype != DType::f32) {
       widened.resize(rows * size_t(view.in));
-      for (size_t i = 0; i < widened.size(); ++i) widened[i] = widen(elements, DType::f16, i);
+      for (size_t i = 0; i < widened.size(); ++i) widened[i] = widen(elements, codes.dtype, i);
       elements = reinterpret_cast<const uint8_t*>(widened.data());
     }
     std::atomic<int64_t> bad{0};

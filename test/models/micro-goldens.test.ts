@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
@@ -7,6 +7,8 @@ import { type Scores, score } from '../../lib/engine/score.js'
 import { StepInput, type StepSequence } from '../../lib/engine/step-input.js'
 import { disagreements, type Golden, readGoldens, relativeError } from '../helpers/goldens.js'
 import { type Mode, withRunner } from '../helpers/open-runner.js'
+import { readTensors } from '../helpers/read-tensors.js'
+import { buildSafetensors, folderWith, type TestTensor } from '../helpers/safetensors.js'
 
 const folder = fileURLToPath(new URL('../fixtures/micro', import.meta.url))
 const fixtures = readdirSync(folder)
@@ -74,6 +76,28 @@ describe('normal mode over all micro fixtures', () => {
     expect(above(errors, 0.3)).toEqual([])
     expect(above(errors, 0.06).length).toBeLessThanOrEqual(2)
   })
+})
+
+test('parts of a fused matrix in different high precisions compute the same bits', async () => {
+  const path = join(folder, 'bf16-basic')
+  const tensors: Record<string, TestTensor> = await readTensors(path)
+  const widened = Object.keys(tensors).filter((name) => /k_proj|experts\.[135]\.up_proj/.test(name))
+  expect(widened.length).toBeGreaterThan(3)
+  for (const name of widened) {
+    const { data = new Uint8Array(), shape } = tensors[name] as TestTensor
+    const bits = Uint32Array.from(new Uint16Array(Uint8Array.from(data).buffer), (half) => half << 16)
+    tensors[name] = { dtype: 'F32', shape, data: new Uint8Array(bits.buffer) }
+  }
+  const mixed = await folderWith({
+    'config.json': readFileSync(join(path, 'config.json')),
+    'model.safetensors': buildSafetensors(tensors),
+  })
+  const [golden] = readGoldens(path)
+  for (const mode of ['exact', 'bf16'] as const) {
+    const run = (from: string) =>
+      withRunner(from, mode, ({ runner }) => score(runner, golden?.ids ?? new Uint32Array(), { last: 9 }))
+    expect(await run(mixed)).toEqual(await run(path))
+  }
 })
 
 describe('a ragged batch', () => {

@@ -1,10 +1,9 @@
 import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
-import { readSafetensors, type TensorRef } from '../../lib/checkpoint/safetensors.js'
 import { Device } from '../../lib/core/device.js'
 import { score } from '../../lib/engine/score.js'
 import { quantizeCheckpoint } from '../../lib/quantize/quantize.js'
@@ -13,6 +12,7 @@ import { expectError } from '../helpers/expect-error.js'
 import { readGoldens, relativeError } from '../helpers/goldens.js'
 import { microConfig, microTensors } from '../helpers/micro-checkpoint.js'
 import { withRunner } from '../helpers/open-runner.js'
+import { readTensors } from '../helpers/read-tensors.js'
 import { buildSafetensors, folderWith, type TestTensor } from '../helpers/safetensors.js'
 
 const teacher = process.env.NIBBLET_TEACHER
@@ -24,30 +24,19 @@ function digest(file: string): string {
   return createHash('sha256').update(readFileSync(file)).digest('hex')
 }
 
-/** All tensors of a folder's weight files. */
-async function tensorsOf(folder: string): Promise<Map<string, TensorRef>> {
-  const files = readdirSync(folder).filter((name) => /^model.*\.safetensors$/.test(name))
-  const headers = await Promise.all(files.map((name) => readSafetensors(join(folder, name))))
-  return new Map(headers.flatMap(({ tensors }) => [...tensors]))
-}
-
-async function bytesOf({ file, offset, bytes }: TensorRef): Promise<Uint8Array> {
-  return (await readFile(file)).subarray(offset, offset + bytes)
-}
-
 /** The tensors of a quantised folder with every NVFP4 matrix as the float32 values that it stands for. */
 async function dequantized(folder: string): Promise<Record<string, TestTensor>> {
-  const tensors = await tensorsOf(folder)
+  const tensors = await readTensors(folder)
   const result: Record<string, TestTensor> = {}
-  for (const [name, ref] of tensors) {
-    const part = async (suffix: string) => bytesOf(tensors.get(`${name}${suffix}`) as TensorRef)
-    if (tensors.has(`${name}_scale_2`)) {
-      const scale = new DataView(Uint8Array.from(await part('_scale_2')).buffer).getFloat32(0, true)
-      const values = decodeNvfp4(await bytesOf(ref), await part('_scale'), scale)
-      const shape = [ref.shape[0] as number, 2 * (ref.shape[1] as number)]
-      result[name] = { dtype: 'F32', shape, data: new Uint8Array(values.buffer) }
+  for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
+    const [blockScales, global] = [tensors[`${name}_scale`], tensors[`${name}_scale_2`]]
+    if (blockScales && global) {
+      const scale = new DataView(Uint8Array.from(global.data).buffer).getFloat32(0, true)
+      const values = decodeNvfp4(data, blockScales.data, scale)
+      const [out = 0, half = 0] = shape
+      result[name] = { dtype: 'F32', shape: [out, 2 * half], data: new Uint8Array(values.buffer) }
     } else if (!/_scale(_2)?$/.test(name)) {
-      result[name] = { dtype: ref.dtype, shape: ref.shape, data: await bytesOf(ref) }
+      result[name] = { dtype, shape, data }
     }
   }
   return result
@@ -96,22 +85,19 @@ describe('quantizeCheckpoint', () => {
   test('leaves matrices whose inputs are no multiple of 16 as they are, and lists them', async () => {
     const out = join(await outputs(), 'out')
     const { matrices } = await quantizeCheckpoint(fixture('bf16-odd'), out, nvfp4)
-    const [before, after] = [await tensorsOf(fixture('bf16-odd')), await tensorsOf(out)]
-    const kept = [...before.keys()].filter((name) => after.get(name)?.dtype === before.get(name)?.dtype)
-    expect(kept.length + matrices).toBe(before.size)
+    const [before, after] = [await readTensors(fixture('bf16-odd')), await readTensors(out)]
+    const kept = Object.entries(before).filter(([name, { dtype }]) => after[name]?.dtype === dtype)
+    expect(kept.length + matrices).toBe(Object.keys(before).length)
     const sidecar = JSON.parse(readFileSync(join(out, 'hf_quant_config.json'), 'utf8'))
     const excluded = new Set<string>(sidecar.quantization.exclude_modules)
-    for (const name of kept) {
-      const [a, b] = [before.get(name) as TensorRef, after.get(name) as TensorRef]
-      expect(Buffer.compare(await bytesOf(a), await bytesOf(b)), name).toBe(0)
+    for (const [name, { shape, data }] of kept) {
+      expect(Buffer.compare(data, after[name]?.data ?? new Uint8Array()), name).toBe(0)
       if (!/_proj\.weight$/.test(name)) continue
       const module = name.replace(/\.weight$/, '')
-      expect(excluded.has(module) || excluded.has(module.replace(/\.\d+\.(up|down)_proj$/, '.*.$1_proj')), name).toBe(
-        true,
-      )
-      const [, inputs = 0] = a.shape
+      const pattern = module.replace(/\.\d+\.(up|down)_proj$/, '.*.$1_proj')
+      expect(excluded.has(module) || excluded.has(pattern), name).toBe(true)
       const always = /[qkvo]_proj|in_proj|out_proj/.test(name)
-      if (!always) expect(inputs % 16, name).not.toBe(0)
+      if (!always) expect((shape[1] ?? 0) % 16, name).not.toBe(0)
     }
     await withRunner(out, 'exact', async ({ runner }) => {
       const [golden] = readGoldens(fixture('bf16-odd'))
