@@ -8,6 +8,11 @@ describe('process exit', () => {
     expect({ code, signal, stdout, stderr }).toEqual({ code: 0, signal: null, stdout: '938\n', stderr: '' })
   })
 
+  test('calls that were refused do not hold it', async () => {
+    const { code, signal, stdout, stderr } = await runChild('exit', ['refused'])
+    expect({ code, signal, stdout, stderr }).toEqual({ code: 0, signal: null, stdout: '4\n', stderr: '' })
+  })
+
   test('process.exit() in mid-stream, fifteen times', async () => {
     const delays = Array.from({ length: 15 }, (_, round) => round)
     const ends = await inPairs(delays.map((delay) => () => runChild('exit', ['exit', String(delay)])))

@@ -94,6 +94,27 @@ describe('dispose in mid-stream', () => {
   })
 })
 
+describe('a load that ends early', () => {
+  test.each(['read', 'warmup'])('by a throw in onProgress at %s gives everything back', async (at) => {
+    const before = device.memory().allocated
+    const onProgress = ({ stage }: { stage: string }) => {
+      if (stage === at) throw new RangeError('mine')
+    }
+    await expect(loadTiny({ onProgress })).rejects.toThrow(new RangeError('mine'))
+    expect(device.memory().allocated).toBe(before)
+  })
+
+  test('by an abort rejects with the reason and gives everything back', async () => {
+    const before = device.memory().allocated
+    const controller = new AbortController()
+    const reason = new Error('never mind')
+    const onProgress = () => controller.abort(reason)
+    await expect(loadTiny({ onProgress, signal: controller.signal })).rejects.toBe(reason)
+    await expect(loadTiny({ signal: AbortSignal.abort(reason) })).rejects.toBe(reason)
+    expect(device.memory().allocated).toBe(before)
+  })
+})
+
 describe('what a consumer throws', () => {
   test('inside for await, fifteen times: it passes through, and other requests are not concerned', async () => {
     await using model = await loadTiny({ contextLength: 512 })
