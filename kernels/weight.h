@@ -21,9 +21,16 @@ enum class Format : uint8_t { f32, bf16, e4m3, nvfp4 };
 ///   nvfp4  16 inputs: two vectors v of 32 lanes of 16 bits, lane 2r + j = sum over n < 4 of
 ///                     code[r, k + 8v + 2n + j] << 4n; then 16 block scales, one a row. 144 bytes.
 /// The pairs (j) are what a bf16 dot-product instruction consumes; the four nibbles of a lane are reached by shifts.
-enum class Layout : uint8_t { rows, panels };
+///
+/// columns: nvfp4 only, for inputs that are mostly zero: what a zero multiplies need not be read. Rows are padded to a
+/// multiple of 128 with zeros, R in all. Per block of 16 inputs: 16 columns, each R / 2 contiguous bytes of codes, then
+/// R block scales, one a row in order: 9 R bytes. Inside a column, 128 rows are 16 lanes of 32 bits:
+///                     lane r = sum over n < 8 of code[16 n + r, k] << 4n
+/// so that a lane's nibble n belongs to panel n of those rows, and every piece begins on a cache line.
+enum class Layout : uint8_t { rows, panels, columns };
 
 constexpr int kPanelRows = 16;
+constexpr int kColumnRows = 128;
 constexpr int kBlockInputs = 16;
 
 /// A packed weight as kernels see it: `matrices` matrices of [out, in] (experts of a layer; otherwise 1).

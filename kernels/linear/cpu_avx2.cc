@@ -24,6 +24,8 @@ namespace {
 
 constexpr int kWidth = 8;
 constexpr int kTile = 4;
+constexpr int kPasses = 2;
+constexpr bool kCodesWorthDecodingOnce = true;
 
 #include "kernels/simd/lanes.inc"
 
@@ -44,7 +46,16 @@ NIBBLET_INLINE Floats madd(Floats a, float b, Floats c) {
   return c;
 }
 
+NIBBLET_INLINE uint32_t nonzero(Floats a) {
+  uint32_t mask = 0;
+  for (int i = 0; i < kVectors; i++) {
+    mask |= uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a.v[i], _mm256_setzero_ps(), _CMP_NEQ_UQ))) << i * 8;
+  }
+  return mask;
+}
+
 #include "kernels/linear/blocks.inc"
+#include "kernels/linear/columns.inc"
 #include "kernels/linear/e4m3_words.inc"
 #include "kernels/linear/nvfp4_bytes.inc"
 #include "kernels/linear/panels.inc"
@@ -56,6 +67,12 @@ void matmul_panels_avx2(const WeightView& weight, int32_t matrix, const float* c
                         int32_t first, int32_t last, float* const* y) {
   avx2::multiply_any(weight, matrix, x, count, first, last, y);
   // GCC leaves it out after functions with vector arguments, and SSE code then runs up to a hundred times slower.
+  _mm256_zeroupper();
+}
+
+void matmul_columns_avx2(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                         int32_t first, int32_t last, float* const* y) {
+  avx2::multiply_columns(weight, matrix, x, count, first, last, y);
   _mm256_zeroupper();
 }
 

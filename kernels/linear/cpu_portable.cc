@@ -13,6 +13,8 @@ namespace {
 constexpr int kWidth = 4;
 /// Two tokens and a weight vector fill the sixteen registers of SSE2.
 constexpr int kTile = 2;
+constexpr int kPasses = 2;
+constexpr bool kCodesWorthDecodingOnce = true;
 
 #include "kernels/simd/lanes.inc"
 
@@ -29,7 +31,14 @@ NIBBLET_INLINE ByteVector twice_e2m1(ByteVector codes) {
 NIBBLET_INLINE Floats madd(Floats a, float b, Floats c) { return a * b + c; }
 NIBBLET_INLINE Floats madd(Floats a, Floats b, Floats c) { return a * b + c; }
 
+NIBBLET_INLINE uint32_t nonzero(Floats a) {
+  uint32_t mask = 0;
+  for (int i = 0; i < 16; i++) mask |= uint32_t(a.v[i / kWidth][i % kWidth] != 0.0f) << i;
+  return mask;
+}
+
 #include "kernels/linear/blocks.inc"
+#include "kernels/linear/columns.inc"
 #include "kernels/linear/e4m3_words.inc"
 #include "kernels/linear/nvfp4_bytes.inc"
 #include "kernels/linear/panels.inc"
@@ -40,6 +49,11 @@ NIBBLET_INLINE Floats madd(Floats a, Floats b, Floats c) { return a * b + c; }
 void matmul_panels(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
                    int32_t first, int32_t last, float* const* y) {
   portable::multiply_any(weight, matrix, x, count, first, last, y);
+}
+
+void matmul_columns(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                    int32_t first, int32_t last, float* const* y) {
+  portable::multiply_columns(weight, matrix, x, count, first, last, y);
 }
 
 }  // namespace nibblet

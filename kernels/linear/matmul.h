@@ -9,7 +9,7 @@ namespace nibblet {
 /// accumulated in float32 in an order that depends on `in` alone, never on m, `first` or `last`: batch-invariant.
 /// @param x      `count` pointers to float32 rows of `in` values, zero-padded to a multiple of 16
 /// @param y      `count` pointers to float32 rows, indexed by n - first
-/// The panel variants need `first` to be a multiple of 16 and write up to round_up(last, 16) - first values of y.
+/// The panel and column variants need `first` to be a multiple of 16 and write up to round_up(last, 16) - first values of y.
 using Matmul = void (*)(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
                         int32_t first, int32_t last, float* const* y);
 
@@ -20,6 +20,12 @@ void matmul_reference(const WeightView& weight, int32_t matrix, const float* con
 /// Portable, blocked, for Layout::panels.
 void matmul_panels(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
                    int32_t first, int32_t last, float* const* y);
+
+/// Portable, for Layout::columns: reads the columns of inputs that are not zero. Gives the same bits as matmul_panels
+/// of the same variant with the same weights in panels, provided those are nvfp4 and finite.
+/// A range of many rows is read faster than many ranges: up to 64 tokens and a worker's share of the rows at once.
+void matmul_columns(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                    int32_t first, int32_t last, float* const* y);
 
 /// The variant for a weight's layout on this machine.
 Matmul plan_matmul(const WeightView& weight);

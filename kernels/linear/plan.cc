@@ -6,11 +6,18 @@ namespace nibblet {
 
 Matmul plan_matmul(const WeightView& weight) {
   if (weight.layout == Layout::rows) return matmul_reference;
+  const bool columns = weight.layout == Layout::columns;
 #ifdef __x86_64__
-  if (selected_cpu_variant() == CpuVariant::avx512) return matmul_panels_avx512;
-  if (selected_cpu_variant() == CpuVariant::avx2) return matmul_panels_avx2;
+  switch (selected_cpu_variant()) {
+    case CpuVariant::avx512:
+      return columns ? matmul_columns_avx512 : matmul_panels_avx512;
+    case CpuVariant::avx2:
+      return columns ? matmul_columns_avx2 : matmul_panels_avx2;
+    case CpuVariant::portable:
+      break;
+  }
 #endif
-  return matmul_panels;
+  return columns ? matmul_columns : matmul_panels;
 }
 
 }  // namespace nibblet

@@ -2,7 +2,7 @@
 
 #include "kernels/linear/matmul.h"
 
-/// The instantiations of panels.inc beside the portable matmul_panels; plan.cc chooses.
+/// The instantiations of panels.inc and columns.inc beside the portable ones; plan.cc chooses.
 namespace nibblet {
 
 void matmul_panels_avx2(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
@@ -10,5 +10,11 @@ void matmul_panels_avx2(const WeightView& weight, int32_t matrix, const float* c
 
 void matmul_panels_avx512(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
                           int32_t first, int32_t last, float* const* y);
+
+void matmul_columns_avx2(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                         int32_t first, int32_t last, float* const* y);
+
+void matmul_columns_avx512(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
+                           int32_t first, int32_t last, float* const* y);
 
 }  // namespace nibblet

@@ -83,22 +83,25 @@ void down(const Expert& expert, int32_t first, int32_t last) {
   const WeightView& weight = expert.down();
   const Matmul matmul = plan_matmul(weight);
   const float* bias = expert.down_bias();
-  alignas(64) float products[kMoeTile][kChunk];
+  // Panels stay in the cache while the tiles of tokens pass; columns are to be read as far as they go.
+  const int32_t chunk = weight.layout == Layout::columns ? last - first : kChunk;
   const float* x[kMoeTile];
   float* y[kMoeTile];
-  for (int32_t m = 0; m < kMoeTile; ++m) y[m] = products[m];
-  for (int32_t n = first; n < last; n += kChunk) {
-    const int32_t end = std::min(n + kChunk, last);
+  for (int32_t n = first; n < last; n += chunk) {
+    const int32_t end = std::min(n + chunk, last);
     for (int64_t begin = 0; begin < expert.count(); begin += kMoeTile) {
       const int32_t tile = int32_t(std::min<int64_t>(kMoeTile, expert.count() - begin));
-      for (int32_t m = 0; m < tile; ++m) x[m] = expert.hidden(expert.entry(begin + m));
+      for (int32_t m = 0; m < tile; ++m) {
+        x[m] = expert.hidden(expert.entry(begin + m));
+        y[m] = expert.scratch.product_row(m) + n;
+      }
       matmul(weight, expert.matrix(), x, tile, n, end, y);
       for (int32_t m = 0; m < tile; ++m) {
         const int64_t entry = expert.entry(begin + m);
         const float share = expert.shared() ? 1.0f : expert.scratch.weights[entry];
         float* sum = expert.scratch.normed_row(expert.token(entry)) + n;
         for (int32_t i = 0; i < end - n; ++i) {
-          sum[i] += share * (products[m][i] + (bias == nullptr ? 0.0f : bias[n + i]));
+          sum[i] += share * (y[m][i] + (bias == nullptr ? 0.0f : bias[n + i]));
         }
       }
     }

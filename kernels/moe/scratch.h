@@ -13,6 +13,7 @@ struct MoeScratch {
       normed;  ///< [tokens, hidden, padded] x̂ with zero padding; from phase 4 on the sums of the experts' outputs
   float* hidden;     ///< [tokens · top_k, width, padded], by entry, zero padding
   float* shared;     ///< [tokens, shared width, padded], zero padding
+  float* products;   ///< [up to kMoeTile tokens, hidden, padded] of one expert, before they are added up
   float* scores;     ///< [tokens, experts] sigmoid of the router's logits
   float* choice;     ///< [experts + groups] of one token at a time
   float* weights;    ///< [tokens, top_k]
@@ -35,6 +36,7 @@ struct MoeScratch {
     take(normed, size_t(tokens) * hidden_stride);
     take(hidden, entry_count * width_stride);
     take(shared, size_t(tokens) * shared_stride);
+    take(products, size_t(tokens < kMoeTile ? tokens : kMoeTile) * hidden_stride);
     take(scores, size_t(tokens) * args.experts);
     take(choice, size_t(args.experts) + args.groups);
     take(weights, entry_count);
@@ -46,6 +48,7 @@ struct MoeScratch {
 
   float* normed_row(int64_t token) const { return normed + token * hidden_stride; }
   float* hidden_row(int64_t entry) const { return hidden + entry * width_stride; }
+  float* product_row(int64_t i) const { return products + i * hidden_stride; }
   float* shared_row(int64_t token) const { return shared + token * shared_stride; }
 
   int32_t hidden_stride;

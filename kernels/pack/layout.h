@@ -31,6 +31,22 @@ constexpr size_t panel_bytes(Format format, int32_t in) {
   return size_t(round_up(in, kBlockInputs) / kBlockInputs) * panel_block_bytes(format);
 }
 
+/// Layout::columns: bytes of one column, of 16 columns with their block scales, and of a matrix.
+constexpr size_t column_bytes(int32_t out) { return size_t(round_up(out, kColumnRows)) / 2; }
+constexpr size_t column_block_bytes(int32_t out) { return column_bytes(out) * (kBlockInputs + 2); }
+constexpr size_t columns_matrix_bytes(int32_t out, int32_t in) {
+  return size_t(round_up(in, kBlockInputs) / kBlockInputs) * column_block_bytes(out);
+}
+
+/// Offset, inside a column, of the byte with the code of `row`, and the code's place in it.
+constexpr size_t column_element_offset(int32_t row) {
+  return size_t(row / kColumnRows * 64 + row % kPanelRows * 4 + row % kColumnRows / kPanelRows / 2);
+}
+constexpr int column_nibble_shift(int32_t row) { return row / kPanelRows % 2 * 4; }
+
+/// Offset of the block scales behind 16 columns.
+constexpr size_t column_scales_offset(int32_t out) { return column_bytes(out) * kBlockInputs; }
+
 /// Layout::rows: bytes of `columns` elements of a row.
 constexpr size_t row_bytes(Format format, int32_t columns) {
   switch (format) {

@@ -147,6 +147,55 @@ void pack_panel(const PackArgs& args, int32_t first, int32_t last) {
   }
 }
 
+/// Swaps, in all lanes, the bits of `mask` in `high` with those `shift` places further up in `low`.
+void swap_bits(uint32_t* low, uint32_t* high, uint32_t mask, int shift) {
+  for (int lane = 0; lane < kPanelRows; lane++) {
+    const uint32_t difference = (low[lane] >> shift ^ high[lane]) & mask;
+    high[lane] ^= difference;
+    low[lane] ^= difference << shift;
+  }
+}
+
+/// Eight words of eight nibbles each, in every lane: nibble i of word j and nibble j of word i change places.
+void transpose_nibbles(uint32_t words[8][kPanelRows]) {
+  for (int i = 0; i < 4; i++) swap_bits(words[i], words[i + 4], 0x0000ffff, 16);
+  for (int i : {0, 1, 4, 5}) swap_bits(words[i], words[i + 2], 0x00ff00ff, 8);
+  for (int i : {0, 2, 4, 6}) swap_bits(words[i], words[i + 1], 0x0f0f0f0f, 4);
+}
+
+/// The rows of [first, last) that one stretch of 128 rows holds.
+void pack_column_rows(const PackArgs& args, int32_t first, int32_t last) {
+  const Source stride = source_strides(args);
+  const int32_t start = (args.first_row + first) % kColumnRows, end = start + last - first;
+  const size_t chunk = size_t(args.first_row + first) / kColumnRows;
+  const bool whole = last - first == kColumnRows;
+  const uint8_t* elements = args.elements + first * stride.elements;
+  const uint8_t* scales = args.block_scales + first * stride.scales;
+  uint8_t* block = args.matrix;
+  for (int32_t k = 0; k < args.in; k += kBlockInputs, block += column_block_bytes(args.out)) {
+    for (int half = 0; half < 2; half++) {
+      alignas(64) uint32_t words[8][kPanelRows] = {};
+      for (int32_t row = start; row < end; row++) {
+        words[row / kPanelRows][row % kPanelRows] =
+            load<uint32_t>(elements + (row - start) * stride.elements + k / 2 + half * 4);
+      }
+      transpose_nibbles(words);
+      for (int32_t column = 0; column < 8; column++) {
+        uint8_t* to = block + size_t(half * 8 + column) * column_bytes(args.out) + chunk * 64;
+        if (!whole) {
+          // Codes of another part may stand beside these; where these go it is still zero.
+          for (int lane = 0; lane < kPanelRows; lane++) words[column][lane] |= load<uint32_t>(to + lane * 4);
+        }
+        std::memcpy(to, words[column], 64);
+      }
+    }
+    uint8_t* to = block + column_scales_offset(args.out) + chunk * kColumnRows;
+    for (int32_t row = start; row < end; row++) {
+      to[row] = scales[(row - start) * stride.scales + k / kBlockInputs];
+    }
+  }
+}
+
 float decode(Format format, const uint8_t* element, int nibble_shift) {
   switch (format) {
     case Format::f32:
@@ -164,27 +213,43 @@ float decode(Format format, const uint8_t* element, int nibble_shift) {
 }  // namespace
 
 size_t packed_matrix_bytes(Format format, Layout layout, int32_t out, int32_t in) {
-  size_t bytes = layout == Layout::panels
-                     ? size_t(round_up(out, kPanelRows) / kPanelRows) * panel_bytes(format, in)
-                     : size_t(out) * row_bytes(format, in) +
-                           (format == Format::nvfp4 ? size_t(out) * (size_t(in) / kBlockInputs) : 0);
+  size_t bytes = 0;
+  switch (layout) {
+    case Layout::rows:
+      bytes = size_t(out) * row_bytes(format, in);
+      if (format == Format::nvfp4) bytes += size_t(out) * (size_t(in) / kBlockInputs);
+      break;
+    case Layout::panels:
+      bytes = size_t(round_up(out, kPanelRows) / kPanelRows) * panel_bytes(format, in);
+      break;
+    case Layout::columns:
+      bytes = columns_matrix_bytes(out, in);
+      break;
+  }
   return (bytes + 63) / 64 * 64;
 }
 
 void pack(const PackArgs& args, int, int worker, int workers) {
-  // Workers split at panel boundaries of the destination, so that none writes next to another.
-  int32_t first_panel = args.first_row / kPanelRows;
-  int32_t panels = (args.first_row + args.rows + kPanelRows - 1) / kPanelRows - first_panel;
-  Range range = partition(panels, worker, workers);
-  for (int64_t panel = range.first; panel < range.last; panel++) {
-    int32_t start = int32_t(first_panel + panel) * kPanelRows - args.first_row;
+  // Workers split where cache lines of the destination begin, so that none writes next to another.
+  const int32_t unit = args.layout == Layout::columns ? kColumnRows : kPanelRows;
+  int32_t first_unit = args.first_row / unit;
+  int32_t units = (args.first_row + args.rows + unit - 1) / unit - first_unit;
+  Range range = partition(units, worker, workers);
+  for (int64_t i = range.first; i < range.last; i++) {
+    int32_t start = int32_t(first_unit + i) * unit - args.first_row;
     int32_t first = start < 0 ? 0 : start;
-    int32_t last = start + kPanelRows < args.rows ? start + kPanelRows : args.rows;
+    int32_t last = start + unit < args.rows ? start + unit : args.rows;
     for (int32_t row = first; row < last; row++) check_row(args, row);
-    if (args.layout == Layout::panels) {
-      pack_panel(args, first, last);
-    } else {
-      for (int32_t row = first; row < last; row++) pack_row(args, row);
+    switch (args.layout) {
+      case Layout::rows:
+        for (int32_t row = first; row < last; row++) pack_row(args, row);
+        break;
+      case Layout::panels:
+        pack_panel(args, first, last);
+        break;
+      case Layout::columns:
+        pack_column_rows(args, first, last);
+        break;
     }
   }
 }
@@ -200,6 +265,11 @@ float unpack_element(const WeightView& weight, int32_t matrix, int32_t row, int3
     element = block + panel_element_offset(weight.format, row % kPanelRows, column % kBlockInputs);
     scale = block + kPanelScales + row % kPanelRows;
     nibble_shift = nvfp4_nibble_shift(column);
+  } else if (weight.layout == Layout::columns) {
+    const uint8_t* block = data + size_t(column / kBlockInputs) * column_block_bytes(weight.out);
+    element = block + size_t(column % kBlockInputs) * column_bytes(weight.out) + column_element_offset(row);
+    scale = block + column_scales_offset(weight.out) + row;
+    nibble_shift = column_nibble_shift(row);
   } else {
     element = data + size_t(row) * row_bytes(weight.format, weight.in) + row_bytes(weight.format, column);
     scale = data + rows_scales_offset(weight.out, weight.in) +

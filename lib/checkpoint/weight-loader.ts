@@ -49,7 +49,7 @@ export class WeightLoader {
   readonly #checkpoint: Checkpoint
   readonly #device: Device
   readonly #stream: Stream
-  readonly #layout: WeightLayout
+  readonly #exact: boolean
   readonly #files = new Map<string, MappedFile | SyntheticFile>()
   readonly #owned: { readonly bytes: number; dispose(): void }[] = []
   #slab: { buffer: ReturnType<Device['buffer']>; used: number } | undefined
@@ -59,7 +59,7 @@ export class WeightLoader {
     this.#checkpoint = checkpoint
     this.#device = stream.device
     this.#stream = stream
-    this.#layout = stream.exact ? 'rows' : 'panels'
+    this.#exact = stream.exact
   }
 
   /** Bytes of the files enqueued so far. */
@@ -88,11 +88,19 @@ export class WeightLoader {
     return this.#load(ref, ref.dtype === 'BF16' ? 'bf16' : 'f32', shape)
   }
 
-  /** A linear module, or several that share their input, fused in the order given. */
-  linear(modules: readonly (readonly [module: string, out: number])[], inputs: number): Linear {
+  /**
+   * A linear module, or several that share their input, fused in the order given.
+   *
+   * @param options.sparse Most inputs are zero (relu²): store the weight so that what they multiply need not be read.
+   */
+  linear(
+    modules: readonly (readonly [module: string, out: number])[],
+    inputs: number,
+    { sparse = false }: { sparse?: boolean } = {},
+  ): Linear {
     const sources = modules.map(([module, out]) => this.#checkpoint.linear(module, out, inputs))
     const out = sources.reduce((sum, source) => sum + source.out, 0)
-    const weight = this.#weight(sources, 1, out, inputs)
+    const weight = this.#weight(sources, 1, out, inputs, sparse)
     let firstRow = 0
     for (const source of sources) {
       this.#pack(weight, source, 0, firstRow)
@@ -101,10 +109,10 @@ export class WeightLoader {
     return { weight, bias: this.#bias(sources, [out]) }
   }
 
-  /** One projection of all experts of a layer. */
+  /** One projection of all experts of a layer; `down_proj` for inputs that are mostly zero (relu²). */
   experts(prefix: string, projection: 'up_proj' | 'down_proj', count: number, out: number, inputs: number): Experts {
     const sources = this.#checkpoint.experts(prefix, projection, count, out, inputs)
-    const weight = this.#weight(sources, count, out, inputs)
+    const weight = this.#weight(sources, count, out, inputs, projection === 'down_proj')
     for (const [matrix, source] of sources.entries()) this.#pack(weight, source, matrix, 0)
     return { weight, bias: this.#bias(sources, [count, out]) }
   }
@@ -122,7 +130,7 @@ export class WeightLoader {
     this.#owned.length = 0
   }
 
-  #weight(sources: readonly LinearSource[], matrices: number, out: number, inputs: number): Weight {
+  #weight(sources: readonly LinearSource[], matrices: number, out: number, inputs: number, sparse: boolean): Weight {
     const [first, ...others] = sources
     if (first === undefined)
       throw new ModelError('BAD_FORMAT', `${this.#checkpoint.folder} has a layer without weights`)
@@ -137,9 +145,14 @@ export class WeightLoader {
       )
     }
     const format = widens ? 'f32' : formats[first.format]
-    const weight = this.#device.weight({ format, layout: this.#layout, matrices, out, in: inputs })
+    const weight = this.#device.weight({ format, layout: this.#layout(format, sparse), matrices, out, in: inputs })
     this.#owned.push(weight)
     return weight
+  }
+
+  #layout(format: WeightFormat, sparse: boolean): WeightLayout {
+    if (this.#exact) return 'rows'
+    return sparse && format === 'nvfp4' ? 'columns' : 'panels'
   }
 
   #pack(weight: Weight, source: LinearSource, matrix: number, firstRow: number): void {

@@ -4,8 +4,11 @@ import { type Handle, native } from './native.js'
 
 /** How elements are stored. nvfp4: e2m1 codes with one e4m3 scale per 16 inputs. */
 export type WeightFormat = 'f32' | 'bf16' | 'e4m3' | 'nvfp4'
-/** How elements are ordered (kernels/weight.h): as in a checkpoint, for the reference kernels, or in panels of 16 rows. */
-export type WeightLayout = 'rows' | 'panels'
+/**
+ * How elements are ordered (kernels/weight.h): as in a checkpoint, for the reference kernels; in panels of 16 rows; or, nvfp4 only,
+ * column after column, for inputs that are mostly zero.
+ */
+export type WeightLayout = 'rows' | 'panels' | 'columns'
 
 export interface WeightShape {
   format: WeightFormat

@@ -127,7 +127,7 @@ class MoeLayer implements Layer {
     const down: Experts = load.experts(`${mixer}.experts`, 'down_proj', experts, hidden, width)
     const shared = sharedWidth > 0 && {
       up: load.linear([[`${mixer}.shared_experts.up_proj`, sharedWidth]], hidden),
-      down: load.linear([[`${mixer}.shared_experts.down_proj`, hidden]], sharedWidth),
+      down: load.linear([[`${mixer}.shared_experts.down_proj`, hidden]], sharedWidth, { sparse: true }),
     }
     this.#parameters = {
       norm: load.tensor(`${prefix}.norm.weight`, [hidden]),

@@ -20,7 +20,8 @@ Layout layout(const Napi::Value& value) {
   std::string name = text(value, "layout");
   if (name == "rows") return Layout::rows;
   if (name == "panels") return Layout::panels;
-  throw invalid("unknown weight layout '" + name + "'; expected rows or panels");
+  if (name == "columns") return Layout::columns;
+  throw invalid("unknown weight layout '" + name + "'; expected rows, panels or columns");
 }
 
 /// `[file, offset, dtype, name]`, or undefined

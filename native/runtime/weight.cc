@@ -18,6 +18,9 @@ Weight::Weight(std::shared_ptr<Device> device, Format format, Layout layout, int
   if (format == Format::nvfp4 && in % kBlockInputs != 0) {
     throw invalid("an nvfp4 weight needs inputs in blocks of 16, got " + std::to_string(in));
   }
+  if (layout == Layout::columns && format != Format::nvfp4) {
+    throw invalid("only an nvfp4 weight can be laid out in columns");
+  }
   // At most four bytes an element and four more a row: below this, no size overflows.
   if (double(matrices) * out * (4.0 * in + 4) > 0x1p50) {
     throw Error("OUT_OF_MEMORY", "cannot allocate " + std::to_string(matrices) + " matrices of [" +

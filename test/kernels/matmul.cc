@@ -66,7 +66,7 @@ Exact exact(const std::vector<double>& row, double scale, const float* x) {
 }
 
 /// Reference against float64, and every variant against the reference, on outputs [first, last).
-void check_range(const RandomWeight& source, const PackedWeight& rows, const PackedWeight& panels,
+void check_range(const RandomWeight& source, const PackedWeight& rows, const PackedWeight& packed,
                  int32_t count, int32_t first, int32_t last) {
   Product reference(count, source.in, last - first, 11);
   reference.run(matmul_reference, rows.view, 0, first, last);
@@ -80,7 +80,7 @@ void check_range(const RandomWeight& source, const PackedWeight& rows, const Pac
   }
   for_each_cpu_variant([&] {
     Product variant(count, source.in, last - first, 11);
-    variant.run(plan_matmul(panels.view), panels.view, 0, first, last);
+    variant.run(plan_matmul(packed.view), packed.view, 0, first, last);
     for (int32_t m = 0; m < count; m++) {
       for (int32_t n = first; n < last; n++) {
         double bound = expected[size_t((n - first) * count + m)].bound;
@@ -93,15 +93,19 @@ void check_range(const RandomWeight& source, const PackedWeight& rows, const Pac
 void check_shape(Format format, Shape shape, std::initializer_list<int32_t> counts) {
   int before = failures();
   RandomWeight source(format, shape.out, shape.in, uint32_t(shape.out * 31 + shape.in));
-  PackedWeight rows(source, Layout::rows), panels(source, Layout::panels);
-  for (int32_t count : counts) {
-    if (shape.out <= 64) {
-      check_range(source, rows, panels, count, 0, shape.out);
-    } else {
-      // Of large matrices: the first panels, some in the middle, the last.
-      check_range(source, rows, panels, count, 0, 17);
-      check_range(source, rows, panels, count, shape.out / 32 * 16, shape.out / 32 * 16 + 16);
-      check_range(source, rows, panels, count, (shape.out - 1) / 16 * 16, shape.out);
+  PackedWeight rows(source, Layout::rows);
+  for (Layout layout : layouts(format)) {
+    if (layout == Layout::rows) continue;
+    PackedWeight packed(source, layout);
+    for (int32_t count : counts) {
+      if (shape.out <= 64) {
+        check_range(source, rows, packed, count, 0, shape.out);
+      } else {
+        // Of large matrices: the first panels, some in the middle, the last.
+        check_range(source, rows, packed, count, 0, 17);
+        check_range(source, rows, packed, count, shape.out / 32 * 16, shape.out / 32 * 16 + 16);
+        check_range(source, rows, packed, count, (shape.out - 1) / 16 * 16, shape.out);
+      }
     }
   }
   if (failures() > before) std::printf("    (%s, out %d, in %d)\n", name_of(format), shape.out, shape.in);
@@ -138,7 +142,7 @@ TEST(matmul_batch_and_range_do_not_change_bits) {
   for_each_cpu_variant([] {
     for (Format format : kFormats) {
       RandomWeight source(format, 70, 208, 12);
-      for (Layout layout : {Layout::rows, Layout::panels}) {
+      for (Layout layout : layouts(format)) {
         PackedWeight packed(source, layout);
         Matmul matmul = plan_matmul(packed.view);
         Product batch(33, source.in, source.out, 13);
@@ -167,7 +171,7 @@ TEST(matmul_batch_and_range_do_not_change_bits) {
 TEST(matmul_chooses_the_matrix) {
   // Experts of a layer: three matrices one behind another, each with its own row scales.
   for (Format format : kFormats) {
-    for (Layout layout : {Layout::rows, Layout::panels}) {
+    for (Layout layout : layouts(format)) {
       size_t bytes = packed_matrix_bytes(format, layout, 20, 32);
       GuardedBytes all(3 * bytes);
       std::vector<RandomWeight> sources;
@@ -198,21 +202,68 @@ TEST(matmul_chooses_the_matrix) {
   }
 }
 
+TEST(matmul_columns_give_the_bits_of_panels) {
+  // Dense, as sparse as the real model, with empty blocks, all zero; NaN and infinite inputs; awkward sizes.
+  for (Shape shape : {Shape{20, 96}, Shape{1, 16}, Shape{129, 32}, Shape{384, 96}, Shape{300, 4176}}) {
+    RandomWeight source(Format::nvfp4, shape.out, shape.in, 21);
+    PackedWeight panels(source, Layout::panels), columns(source, Layout::columns);
+    for_each_cpu_variant([&] {
+      for (int zeros : {0, 50, 91, 99, 100}) {
+        for (int32_t count : {1, 2, 7, 66}) {
+          std::mt19937 random(uint32_t(zeros + count));
+          const auto thin_out = [&](Product& product) {
+            random.seed(uint32_t(zeros + count));
+            for (float& value : product.x) {
+              if (int(random() % 100) < zeros) value = random() % 2 ? 0.0f : -0.0f;
+            }
+            if (zeros == 91 && count > 1) {
+              product.x[0] = std::nanf("");
+              product.x[size_t(product.stride) + 5] = std::numeric_limits<float>::infinity();
+            }
+          };
+          Product dense(count, shape.in, shape.out, 22), alone(1, shape.in, shape.out, 22);
+          thin_out(dense);
+          dense.run(plan_matmul(panels.view), panels.view, 0, 0, shape.out);
+          for (int32_t first = 0; first < shape.out; first += 176) {
+            for (int32_t last : {first + 1, first + 150, shape.out}) {
+              last = std::min(last, shape.out);
+              Product sparse(count, shape.in, last - first, 22);
+              thin_out(sparse);
+              sparse.run(plan_matmul(columns.view), columns.view, 0, first, last);
+              for (size_t m = 0; m < size_t(count); m++) {
+                CHECK(same_bits(sparse.y_rows[m], dense.y_rows[m] + first, last - first));
+              }
+            }
+          }
+          for (int32_t m = 0; m < count; m += 13) {
+            std::copy_n(dense.x_rows[size_t(m)], dense.stride, alone.x.data());
+            alone.run(plan_matmul(columns.view), columns.view, 0, 0, shape.out);
+            CHECK(same_bits(alone.y_rows[0], dense.y_rows[size_t(m)], shape.out));
+          }
+        }
+      }
+    });
+  }
+}
+
 TEST(matmul_decodes_every_code_and_scale) {
   // One input at a time: y is the decoded element itself, exact.
   for (Format format : {Format::e4m3, Format::nvfp4}) {
     RandomWeight source(format, 256, 48, 15);
     std::fill(source.row_scales.begin(), source.row_scales.end(), 1.0f);
-    PackedWeight panels(source, Layout::panels);
-    for_each_cpu_variant([&] {
-      for (int32_t k = 0; k < 48; k++) {
-        Product product(1, 48, 256, 16);
-        std::fill(product.x.begin(), product.x.end(), 0.0f);
-        product.x[size_t(k)] = 1.0f;
-        product.run(plan_matmul(panels.view), panels.view, 0, 0, 256);
-        for (int32_t n = 0; n < 256; n++) CHECK_EQ(double(product.y_rows[0][n]), source.value(n, k));
-      }
-    });
+    for (Layout layout : {Layout::panels, Layout::columns}) {
+      if (layout == Layout::columns && format != Format::nvfp4) continue;
+      PackedWeight packed(source, layout);
+      for_each_cpu_variant([&] {
+        for (int32_t k = 0; k < 48; k++) {
+          Product product(1, 48, 256, 16);
+          std::fill(product.x.begin(), product.x.end(), 0.0f);
+          product.x[size_t(k)] = 1.0f;
+          product.run(plan_matmul(packed.view), packed.view, 0, 0, 256);
+          for (int32_t n = 0; n < 256; n++) CHECK_EQ(double(product.y_rows[0][n]), source.value(n, k));
+        }
+      });
+    }
   }
 }
 

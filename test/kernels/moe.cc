@@ -12,7 +12,9 @@ constexpr Layout rows = Layout::rows, panels = Layout::panels;
 const MoeShape kShapes[] = {
     {64, 128, 6, 48, 96, 1, 1, nvfp4, rows},  // Nano's routing
     {64, 128, 6, 48, 96, 1, 1, nvfp4, panels},
-    {384, 32, 4, 64, 128, 1, 1, nvfp4, panels},              // the bundled model's
+    {384, 32, 4, 64, 128, 1, 1, nvfp4, panels},  // the bundled model's
+    {384, 32, 4, 96, 384, 1, 1, nvfp4, panels, false, true, false, true},
+    {48, 12, 3, 16, 48, 1, 1, nvfp4, panels, false, true, true, true},
     {64, 32, 4, 16, 0, 8, 3, bf16, panels},                  // groups, no shared expert
     {20, 12, 3, 13, 7, 4, 2, f32, rows, true, false, true},  // nothing a multiple of 16, biases, exact
     {20, 12, 3, 13, 7, 6, 2, bf16, panels, false, true, true},
@@ -50,7 +52,23 @@ TEST(moe_oracle) {
   for (const MoeShape& shape : kShapes) check_oracle(shape, 5);
 }
 
-TEST(moe_real_width) { check_oracle({2688, 4, 2, 1856, 3712, 1, 1, nvfp4, panels}, 1); }
+TEST(moe_real_width) {
+  check_oracle({2688, 4, 2, 1856, 3712, 1, 1, nvfp4, panels, false, true, false, true}, 1);
+}
+
+TEST(moe_columns_give_the_bits_of_panels) {
+  MoeShape shape = {304, 16, 4, 96, 208, 1, 1, nvfp4, panels};
+  MoeLayer dense(shape, 3);
+  shape.columns = true;
+  MoeLayer skipping(shape, 3);
+  for_each_cpu_variant([&] {
+    for (const int32_t tokens : {1, 3, 75}) {
+      const std::vector<float> x = random_rows(shape, tokens, 31);
+      const std::vector<float> expected = dense.run(x);
+      for (const int workers : {1, 2, 5}) CHECK(same_bits(skipping.run(x, workers), expected));
+    }
+  });
+}
 
 TEST(moe_batch) {
   for (const MoeShape& shape : kShapes) {

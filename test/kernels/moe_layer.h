@@ -21,6 +21,14 @@ struct MoeShape {
   bool exact = false;
   bool normalize = true;
   bool biases = false;
+  bool columns = false;  ///< `down` in Layout::columns
+
+  /// For the matrices of `down`.
+  MoeShape for_down() const {
+    MoeShape result = *this;
+    if (columns) result.layout = Layout::columns;
+    return result;
+  }
 };
 
 /// The matrices of several experts, as values and packed one after another.
@@ -76,9 +84,10 @@ struct MoeLayer {
   MoeLayer(const MoeShape& s, uint32_t seed)
       : shape(s),
         up(s, s.experts, s.width, s.hidden, seed),
-        down(s, s.experts, s.hidden, s.width, seed + 1000),
+        down(s.for_down(), s.experts, s.hidden, s.width, seed + 1000),
         shared_up(s, s.shared_width > 0, std::max(s.shared_width, 1), s.hidden, seed + 2000),
-        shared_down(s, s.shared_width > 0, s.hidden, s.shared_width > 0 ? s.shared_width : 16, seed + 2001) {
+        shared_down(s.for_down(), s.shared_width > 0, s.hidden, s.shared_width > 0 ? s.shared_width : 16,
+                    seed + 2001) {
     Random random(seed);
     norm = random.normals(s.hidden, 0.3, 1);
     router = random.normals(size_t(s.experts) * s.hidden, 1 / std::sqrt(double(s.hidden)));

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "test/kernels/harness.h"
 #include "test/kernels/weights.h"
@@ -8,8 +9,6 @@ using namespace nibblet::test;
 
 namespace {
 
-constexpr Layout kLayouts[] = {Layout::rows, Layout::panels};
-
 struct Shape {
   int32_t out;
   int32_t in;
@@ -18,6 +17,7 @@ struct Shape {
 /// in: multiples of 16, and tails where the format allows them.
 std::vector<Shape> shapes(Format format) {
   std::vector<Shape> all = {{1, 16}, {15, 48}, {16, 32}, {17, 64}, {40, 1856}};
+  if (format == Format::nvfp4) all.insert(all.end(), {{20, 96}, {128, 32}, {129, 48}, {384, 96}});
   if (format != Format::nvfp4) all.insert(all.end(), {{5, 24}, {18, 1}, {33, 17}, {7, 31}});
   return all;
 }
@@ -33,7 +33,7 @@ void check_values(const RandomWeight& source, const WeightView& view) {
 
 TEST(pack_round_trip) {
   for (Format format : kFormats) {
-    for (Layout layout : kLayouts) {
+    for (Layout layout : layouts(format)) {
       for (Shape shape : shapes(format)) {
         RandomWeight source(format, shape.out, shape.in, 1);
         PackedWeight packed(source, layout);
@@ -78,10 +78,31 @@ TEST(pack_layout_is_as_documented) {
   }
 }
 
+TEST(pack_columns_are_as_documented) {
+  RandomWeight source(Format::nvfp4, 140, 48, 2);
+  PackedWeight packed(source, Layout::columns);
+  constexpr int32_t kRows = 256;
+  CHECK_EQ(packed.bytes.size(), size_t(3 * 9 * kRows));
+  for (int32_t n = 0; n < 140; n++) {
+    for (int32_t k = 0; k < 48; k++) {
+      const uint8_t* lane =
+          packed.bytes.data() + k / 16 * 9 * kRows + k % 16 * kRows / 2 + n / 128 * 64 + n % 16 * 4;
+      uint32_t bits;
+      std::memcpy(&bits, lane, 4);
+      int code = source.elements[size_t(n * 24 + k / 2)] >> (k % 2 * 4) & 15;
+      CHECK_EQ(int(bits >> (n % 128 / 16 * 4) & 15), code);
+    }
+    for (int32_t block = 0; block < 3; block++) {
+      CHECK_EQ(packed.bytes.data()[block * 9 * kRows + 8 * kRows + n],
+               source.block_scales[size_t(n * 3 + block)]);
+    }
+  }
+}
+
 TEST(pack_worker_counts) {
   for (Format format : kFormats) {
-    for (Layout layout : kLayouts) {
-      RandomWeight source(format, 75, 48, 4);
+    for (Layout layout : layouts(format)) {
+      RandomWeight source(format, 300, 48, 4);
       PackedWeight one(source, layout, 1);
       for (int workers : {2, 3, 7}) {
         PackedWeight many(source, layout, workers);
@@ -92,15 +113,16 @@ TEST(pack_worker_counts) {
 }
 
 TEST(pack_parts_from_unaligned_sources) {
-  // Three tensors fused into one matrix at rows that are no multiple of a panel, each source at an odd address.
+  // Tensors fused into one matrix at rows that are no multiple of a panel, each source at an odd address.
   for (Format format : kFormats) {
-    for (Layout layout : kLayouts) {
-      constexpr int32_t kParts[] = {10, 21, 6};
+    for (Layout layout : layouts(format)) {
+      constexpr int32_t kParts[] = {10, 21, 6, 101, 248, 1};
+      constexpr int32_t kOut = 387;
       int32_t in = 48;
-      RandomWeight whole(format, 37, in, 5);
+      RandomWeight whole(format, kOut, in, 5);
       PackedWeight expected(whole, layout);
       GuardedBytes matrix(expected.bytes.size());
-      size_t row = whole.elements.size() / 37, scale_row = whole.block_scales.size() / 37;
+      size_t row = whole.elements.size() / kOut, scale_row = whole.block_scales.size() / kOut;
       int32_t first = 0;
       for (int32_t rows : kParts) {
         std::vector<uint8_t> elements(size_t(rows) * row + 1), scales(size_t(rows) * scale_row + 1);
@@ -109,7 +131,7 @@ TEST(pack_parts_from_unaligned_sources) {
         std::copy_n(whole.block_scales.begin() + int64_t(size_t(first) * scale_row), size_t(rows) * scale_row,
                     scales.begin() + 1);
         std::atomic<int64_t> bad{0};
-        PackArgs args = {format,        layout, 37, in, first, rows, elements.data() + 1, scales.data() + 1,
+        PackArgs args = {format,        layout, kOut, in, first, rows, elements.data() + 1, scales.data() + 1,
                          matrix.data(), &bad};
         for (int worker = 0; worker < 3; worker++) pack(args, 0, worker, 3);
         CHECK_EQ(bad.load(), int64_t(0));
@@ -123,20 +145,23 @@ TEST(pack_parts_from_unaligned_sources) {
 
 TEST(pack_padding_stays_zero) {
   for (Format format : kFormats) {
-    int32_t in = format == Format::nvfp4 ? 32 : 24;
-    RandomWeight source(format, 17, in, 6);
-    PackedWeight packed(source, Layout::panels);
-    WeightView padded = packed.view;
-    for (int32_t n = 0; n < 32; n++) {
-      for (int32_t k = 0; k < 32; k++) {
-        if (n >= 17 || k >= in) CHECK_EQ(unpack_element(padded, 0, n, k), 0.0f);
+    for (Layout layout : layouts(format)) {
+      if (layout == Layout::rows) continue;
+      int32_t in = format == Format::nvfp4 ? 32 : 24;
+      RandomWeight source(format, 17, in, 6);
+      PackedWeight packed(source, layout);
+      WeightView padded = packed.view;
+      for (int32_t n = 0; n < (layout == Layout::columns ? 128 : 32); n++) {
+        for (int32_t k = 0; k < 32; k++) {
+          if (n >= 17 || k >= in) CHECK_EQ(unpack_element(padded, 0, n, k), 0.0f);
+        }
       }
     }
   }
 }
 
 TEST(pack_reports_bad_scales) {
-  for (Layout layout : kLayouts) {
+  for (Layout layout : layouts(Format::nvfp4)) {
     for (uint8_t bad_byte : {0x7f, 0xff, 0x81, 0x80}) {
       for (size_t index : {size_t(0), size_t(37), size_t(40 * 3 - 1)}) {
         RandomWeight source(Format::nvfp4, 40, 48, 7);
@@ -150,6 +175,7 @@ TEST(pack_reports_bad_scales) {
         CHECK_EQ(bad.load(), int64_t(index) + 1);
       }
     }
+    if (layout == Layout::columns) continue;
     for (uint8_t bad_byte : {0x7f, 0xff}) {
       RandomWeight source(Format::e4m3, 20, 24, 8);
       source.elements[301] = bad_byte;

@@ -21,6 +21,13 @@ inline const char* name_of(Format format) {
   return kNames[int(format)];
 }
 
+/// Those that a format can have.
+inline std::vector<Layout> layouts(Format format) {
+  std::vector<Layout> all = {Layout::rows, Layout::panels};
+  if (format == Format::nvfp4) all.push_back(Layout::columns);
+  return all;
+}
+
 inline double e4m3_value(uint8_t bits) {
   int exponent = bits >> 3 & 15, mantissa = bits & 7;
   double magnitude = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
