@@ -55,10 +55,10 @@ NIBBLET_INLINE uint32_t nonzero(Floats a) {
 }
 
 #include "kernels/linear/blocks.inc"
-#include "kernels/linear/columns.inc"
 #include "kernels/linear/e4m3_words.inc"
 #include "kernels/linear/nvfp4_bytes.inc"
 #include "kernels/linear/panels.inc"
+#include "kernels/linear/sparse_columns.inc"
 
 }  // namespace
 }  // namespace avx2

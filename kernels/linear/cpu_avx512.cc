@@ -116,8 +116,8 @@ struct Block<Format::e4m3> {
   }
 };
 
-#include "kernels/linear/columns.inc"
 #include "kernels/linear/panels.inc"
+#include "kernels/linear/sparse_columns.inc"
 
 }  // namespace
 }  // namespace avx512

@@ -2,7 +2,7 @@
 
 #include "kernels/linear/matmul.h"
 
-/// The instantiations of panels.inc and columns.inc beside the portable ones; plan.cc chooses.
+/// The instantiations of panels.inc and sparse_columns.inc beside the portable ones; plan.cc chooses.
 namespace nibblet {
 
 void matmul_panels_avx2(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
