@@ -11,6 +11,8 @@ namespace nibblet {
 namespace {
 
 constexpr int kSpins = 2000;
+// The bit of Pool::entry_ above the count of workers inside.
+constexpr uint32_t kOpen = 1u << 31;
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -62,7 +64,7 @@ void Pool::stop() {
 void Pool::grow(int workers) {
   while (static_cast<int>(workers_.size()) < workers) {
     int index = static_cast<int>(workers_.size());
-    // The worker must see every phase published after this point, hence the generation is read here and not in the thread.
+    // The worker must see a stop that comes after this point, hence the generation is read here and not in the thread.
     uint32_t seen = generation_.load();
     workers_.emplace_back([this, index, seen] {
       uint32_t last = seen;
@@ -76,9 +78,13 @@ void Pool::grow(int workers) {
 }
 
 void Pool::work(int index) {
-  // Every worker passes every phase, wanted or not: the phase's fields may not change while one can still look at them.
-  if (index < wanted_.load(std::memory_order_acquire)) take(*slice_, slices_, cancelled_);
-  if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_all();
+  uint32_t entry = entry_.load(std::memory_order_acquire);
+  do {
+    if ((entry & kOpen) == 0) return;
+  } while (!entry_.compare_exchange_weak(entry, entry + 1, std::memory_order_acquire));
+  // Inside, the phase's fields stay as they are.
+  if (index < wanted_) take(*slice_, slices_, cancelled_);
+  if (entry_.fetch_sub(1, std::memory_order_acq_rel) == 1) entry_.notify_all();
 }
 
 void Pool::take(const std::function<void(int)>& slice, int slices, const std::atomic<bool>* cancelled) {
@@ -103,13 +109,14 @@ void Pool::run(int threads, int slices, const std::function<void(int)>& slice,
   slice_ = &slice;
   slices_ = slices;
   cancelled_ = cancelled;
+  wanted_ = helpers;
   next_.store(0, std::memory_order_relaxed);
-  wanted_.store(helpers, std::memory_order_relaxed);
-  pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  entry_.store(kOpen, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_acq_rel);
   generation_.notify_all();
   take(slice, slices, cancelled);
-  for (int left = pending_.load(std::memory_order_acquire); left != 0;) left = wait_while(pending_, left);
+  uint32_t inside = entry_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
+  while (inside != 0) inside = wait_while(entry_, inside);
 }
 
 int physical_cores() {

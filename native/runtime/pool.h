@@ -36,14 +36,15 @@ class Pool {
   std::vector<std::thread> workers_;
   std::atomic<bool> stopping_{false};
 
-  // A phase: published by bumping generation_, over when pending_ is 0.
+  // A phase: entry_ is open while workers may join it and counts those inside. It is over when closed and empty, so nobody
+  // waits for a worker that the system has not let run meanwhile. A bump of generation_ wakes the workers.
   std::mutex running_;
   std::atomic<uint32_t> generation_{0};
-  std::atomic<int> wanted_{0};
-  std::atomic<int> pending_{0};
+  std::atomic<uint32_t> entry_{0};
   std::atomic<int> next_{0};
   const std::function<void(int)>* slice_ = nullptr;
   int slices_ = 0;
+  int wanted_ = 0;
   const std::atomic<bool>* cancelled_ = nullptr;
 };
 

@@ -1,5 +1,6 @@
 #include "native/runtime/ops.h"
 
+#include "kernels/moe/moe.h"
 #include "test/runtime/fixture.h"
 
 using namespace nibblet;
@@ -33,9 +34,19 @@ OpCall good_call(const std::string& name, Stream& stream) {
     call.operands = {t(i32, {3, 8}), t(f32, {5, 32}), t(f32, {6, 2, 2, kPageTokens, 4}), t(f32, {5, 16})};
     call.attributes = {4, 1, 1, 1};
   } else if (name == "moe") {
-    call.operands = {t(f32, {5, 4}),       t(f32, {4}),          t(f32, {6, 4}),    t(f32, {6}),
-                     make_weight(3, 4, 6), make_weight(4, 3, 6), make_weight(5, 4), make_weight(4, 5),
-                     t(f32, {6, 3}),       t(f32, {6, 4}),       t(f32, {5}),       t(f32, {4})};
+    call.operands = {t(f32, {5, 4}),
+                     t(f32, {4}),
+                     t(f32, {6, 4}),
+                     t(f32, {6}),
+                     make_weight(3, 4, 6),
+                     make_weight(4, 3, 6),
+                     make_weight(5, 4),
+                     make_weight(4, 5),
+                     t(f32, {6, 3}),
+                     t(f32, {6, 4}),
+                     t(f32, {5}),
+                     t(f32, {4}),
+                     t(u32, {2 * (kMoeExperts + 6)})};
     call.attributes = {1e-5, 1, 2, 2, 1, 1, 2.5};
   } else if (name == "sample") {
     call.operands = {t(i32, {3, 8}), t(f32, {2, 11}), t(u8, {3, 11}), t(u32, {3, 11}),
@@ -218,6 +229,7 @@ TEST(ops_reject_wrong_shapes) {
       {"moe", "downBias", 0, 5, "downBias"},
       {"moe", "sharedUpBias", 0, 4, "sharedUpBias"},
       {"moe", "sharedDownBias", 0, 3, "sharedDownBias"},
+      {"moe", "statistics", 0, 16, "statistics"},
       {"sample", "seen", 0, 2, "seen"},
       {"sample", "counts", 1, 10, "counts"},
       {"sample", "results", 1, 175, "results"},
