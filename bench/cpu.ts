@@ -1,0 +1,85 @@
+// npm run bench:cpu [-- --model NAME]… [--no-ops] [--threads N] [--prompt N] [--generate N] [--out FILE]
+//                      [--peer LLAMA_BENCH --peer-model FILE.gguf]
+import { readFile, writeFile } from 'node:fs/promises'
+import { cpus, loadavg } from 'node:os'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { type BenchResult, bench } from '../lib/bench/bench.js'
+import { measureRoofline } from '../lib/bench/roofline.js'
+import { Device } from '../lib/core/device.js'
+import { cases, measure, type OpResult } from './ops.js'
+import { runPeer } from './peer.js'
+import { type CpuReport, describeReport, insertReport } from './report.js'
+
+const { values } = parseArgs({
+  options: {
+    model: { type: 'string', multiple: true, default: ['tiny', 'synthetic:nano-30b'] },
+    'no-ops': { type: 'boolean', default: false },
+    threads: { type: 'string', default: String(Device.physicalCores()) },
+    prompt: { type: 'string', default: '512' },
+    generate: { type: 'string', default: '64' },
+    out: { type: 'string' },
+    peer: { type: 'string' },
+    'peer-model': { type: 'string' },
+  },
+})
+
+/** What the largest model needs: its 19.4 GB, caches and temporaries, and something for everyone else. */
+const needed = 22e9
+const threads = Number(values.threads)
+const [prompt, generate] = [Number(values.prompt), Number(values.generate)]
+const device = Device.open('cpu')
+const note = (text: string) => process.stderr.write(`${text}\n`)
+const before = loadavg()[0] ?? 0
+const roofline = await measureRoofline(device, { threads })
+note(`roofline ${roofline.gigabytesPerSecond.toFixed(1)} GB/s`)
+
+const ops: OpResult[] = []
+if (!values['no-ops']) {
+  const stream = device.stream({ threads })
+  for (const make of cases) {
+    const result = await measure(stream, make, roofline.gigabytesPerSecond)
+    ops.push(result)
+    note(`${result.op} ${result.shape}, ${result.tokens} tokens: ${result.microseconds.toFixed(0)} µs`)
+  }
+  stream.dispose()
+}
+
+const models: BenchResult[] = []
+const skipped: string[] = []
+for (const name of values.model) {
+  const { available } = device.memory()
+  if (name.startsWith('synthetic:nano-30b') && available < needed) {
+    skipped.push(`${name}: ${(available / 1e9).toFixed(1)} GB of memory are available, it wants ${needed / 1e9}`)
+    note(skipped.at(-1) ?? '')
+    continue
+  }
+  const result = await bench(name, { threads, prompt, generate })
+  models.push(result)
+  note(`${name}: decode ${result.decode.tokensPerSecond.toFixed(2)} tokens/s`)
+}
+
+const peer =
+  values.peer === undefined || values['peer-model'] === undefined
+    ? undefined
+    : await runPeer(values.peer, { model: values['peer-model'], prompt, generate, threads })
+const report: CpuReport = {
+  cpu: cpus()[0]?.model ?? 'unknown',
+  variant: Device.cpuVariant(),
+  threads,
+  load: { before, after: loadavg()[0] ?? 0 },
+  rooflineGBs: roofline.gigabytesPerSecond,
+  rooflineBytes: roofline.bytes,
+  ops,
+  models,
+  skipped,
+  ...(peer && { peer }),
+}
+process.stdout.write(`${describeReport(report)}\n`)
+if (values.out === undefined) {
+  const file = (path: string) => fileURLToPath(new URL(path, import.meta.url))
+  await writeFile(file('results/cpu.json'), `${JSON.stringify(report, null, 2)}\n`)
+  await writeFile(file('README.md'), insertReport(await readFile(file('README.md'), 'utf8'), report))
+} else {
+  await writeFile(values.out, `${JSON.stringify(report, null, 2)}\n`)
+}

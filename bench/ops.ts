@@ -1,0 +1,293 @@
+import { pageTokens } from '../lib/cache/model-cache.js'
+import type { Stream } from '../lib/core/stream.js'
+import type { Tensor } from '../lib/core/tensor.js'
+import type { Weight, WeightFormat, WeightLayout } from '../lib/core/weight.js'
+import { StepInput, type StepSequence } from '../lib/engine/step-input.js'
+import { normalQuantile } from '../lib/synthetic/tables.js'
+import { Operands } from './operands.js'
+
+/** Speed of one op on one shape. */
+export interface OpResult {
+  op: string
+  shape: string
+  tokens: number
+  microseconds: number
+  /** Bytes of weights, state and activations that have to be read or written, each counted once. */
+  gigabytesPerSecond: number
+  gigaflops: number
+  /** Of the memory-read roofline; for ops that compute rather than read it says little. */
+  rooflineShare: number
+}
+
+/** One shape of one op: several calls on operands of their own, so that none is left in a cache. */
+interface Case {
+  op: string
+  shape: string
+  sequences: readonly StepSequence[]
+  /** Per call. */
+  bytes: number
+  flops: number
+  /** Enqueues call `index`. */
+  calls: readonly (() => Tensor | undefined)[]
+}
+
+type Make = (stream: Stream, operands: Operands) => Case
+
+// More than any cache holds that a process may count on.
+const coldBytes = 384e6
+const bestOf = 5
+// The shapes of Nemotron-3-Nano-30B-A3B.
+const hidden = 2688
+const sampling = {
+  temperature: 1,
+  topP: 0.9,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  topK: 0,
+  seed: 1,
+  logprobs: -1,
+  stopIds: [],
+  thinkEndIds: [],
+  forcedIds: [],
+}
+
+function prompt(count: number, position = 0): StepSequence[] {
+  const pages = Array.from({ length: Math.ceil((position + count) / pageTokens) }, (_, page) => page)
+  return [{ slot: 0, position, ids: Uint32Array.from({ length: count }, (_, id) => id), pages, rows: [] }]
+}
+
+function copies(bytes: number): number {
+  return Math.max(1, Math.min(64, Math.ceil(coldBytes / bytes)))
+}
+
+function linear(format: WeightFormat, out: number, inputs: number, tokens: number): Make {
+  return (stream, operands) => {
+    const x = operands.normal('bf16', [tokens, inputs])
+    const one = operands.weight(format, 'panels', out, inputs)
+    const count = tokens > 8 ? 1 : copies(one.bytes)
+    const weights = [one, ...Array.from({ length: count - 1 }, () => operands.weight(format, 'panels', out, inputs))]
+    return {
+      op: `linear ${format}`,
+      shape: `${out} × ${inputs}`,
+      sequences: prompt(tokens),
+      bytes: one.bytes + 2 * tokens * (inputs + out),
+      flops: 2 * tokens * inputs * out,
+      calls: weights.map((weight) => () => stream.linear(x, weight)),
+    }
+  }
+}
+
+/** Layout of the weights that the loader gives `down`, as lib/checkpoint/weight-loader.ts chooses. */
+const downLayout: WeightLayout = 'columns'
+
+function moe(tokens: number, reluZeros: number): Make {
+  return (stream, operands) => {
+    const [experts, topK, width, sharedWidth, common] = [128, 6, 1856, 3712, 0.5]
+    const lean = -normalQuantile(reluZeros) / (common * Math.sqrt(hidden))
+    const matrices = (out: number, inputs: number, count: number, layout: WeightLayout, leaning = 0): Weight =>
+      operands.weight('nvfp4', layout, out, inputs, count, leaning)
+    const norm = operands.normal('f32', [hidden], { mean: 1, deviation: 0 })
+    const parameters = {
+      norm,
+      epsilon: 1e-5,
+      router: operands.normal('f32', [experts, hidden], { deviation: 1 / Math.sqrt(hidden), alternate: true }),
+      bias: operands.zeros('f32', [experts]),
+      up: matrices(width, hidden, experts, 'panels', lean),
+      down: matrices(hidden, width, experts, downLayout),
+      sharedUp: matrices(sharedWidth, hidden, 1, 'panels', lean),
+      sharedDown: matrices(hidden, sharedWidth, 1, downLayout),
+      topK,
+      groups: 1,
+      topkGroups: 1,
+      normalize: true,
+      scale: 2.5,
+    }
+    const touched = experts * (1 - (1 - topK / experts) ** tokens)
+    // Of `down`, columns that some token's activation multiplies, and scales of blocks (an eighth of their codes) that hold one.
+    const read = (rows: number) => (8 * (1 - reluZeros ** rows) + 1 - reluZeros ** (16 * rows)) / 9
+    const expertBytes = (parameters.up.bytes + parameters.down.bytes * read((tokens * topK) / touched)) / experts
+    const sharedBytes = parameters.sharedUp.bytes + parameters.sharedDown.bytes * read(tokens)
+    // Different inputs choose different experts, so that one call does not find the weights of the one before it.
+    const inputs = Array.from({ length: tokens > 8 ? 1 : 16 }, () =>
+      operands.normal('f32', [tokens, hidden], { mean: common, deviation: Math.sqrt(1 - common ** 2) }),
+    )
+    return {
+      op: 'moe nvfp4',
+      shape: `6 of 128 × ${width}, shared ${sharedWidth}, ${Math.round(100 * reluZeros)} % zeros`,
+      sequences: prompt(tokens),
+      bytes: touched * expertBytes + sharedBytes + 4 * experts * hidden,
+      flops: 4 * tokens * hidden * (topK * width + sharedWidth),
+      calls: inputs.map((x) => () => stream.moe(x, parameters)),
+    }
+  }
+}
+
+function mamba(tokens: number, sequences: number): Make {
+  return (stream, operands) => {
+    const [heads, headDim, state, groups, kernel] = [64, 64, 128, 8, 4]
+    const inner = heads * headDim
+    const channels = inner + 2 * groups * state
+    const projected = operands.normal('bf16', [tokens * sequences, inner + channels + heads])
+    const parameters = {
+      groups,
+      epsilon: 1e-5,
+      convWeight: operands.normal('f32', [channels, kernel], { deviation: 0.5 }),
+      dtBias: operands.normal('f32', [heads], { mean: -4, deviation: 1 }),
+      aLog: operands.normal('f32', [heads], { mean: 1.5, deviation: 0.5 }),
+      d: operands.normal('f32', [heads], { mean: 1, deviation: 0 }),
+      norm: operands.normal('f32', [inner], { mean: 1, deviation: 0 }),
+    }
+    const slots = operands.zeros('i32', [sequences, 8])
+    const stateBytes = sequences * 4 * inner * state
+    const states = Array.from({ length: tokens > 1 ? 1 : copies(stateBytes) }, () => ({
+      conv: operands.zeros('bf16', [sequences, channels, kernel - 1]),
+      ssm: operands.zeros('f32', [sequences, heads, headDim, state]),
+    }))
+    return {
+      op: tokens > 1 ? 'mamba scan' : 'mamba step',
+      shape: `${sequences} × ${heads} heads, ${headDim} × ${state}`,
+      sequences: Array.from({ length: sequences }, (_, slot) => ({
+        ...(prompt(tokens, tokens > 1 ? 0 : 100)[0] as StepSequence),
+        slot,
+      })),
+      bytes: 2 * stateBytes + 2 * tokens * sequences * (2 * inner + channels + heads),
+      flops: 5 * tokens * sequences * inner * state,
+      calls: states.map((each) => () => stream.mamba(projected, parameters, each, slots)),
+    }
+  }
+}
+
+function attention(tokens: number, position: number): Make {
+  return (stream, operands) => {
+    const [heads, kvHeads, headDim] = [32, 2, 128]
+    const pages = Math.ceil((position + tokens) / pageTokens)
+    const qkv = operands.normal('bf16', [tokens, (heads + 2 * kvHeads) * headDim])
+    const slots = operands.zeros('i32', [1, 8])
+    const bytes = pages * pageTokens * 2 * kvHeads * headDim
+    const caches = Array.from({ length: tokens > 8 ? 1 : copies(bytes) }, () =>
+      operands.zeros('e4m3', [pages, 2, kvHeads, pageTokens, headDim]),
+    )
+    return {
+      op: 'attention fp8',
+      shape: `${heads} heads over ${kvHeads}, at ${position}`,
+      sequences: prompt(tokens, position),
+      bytes: bytes + 2 * tokens * (2 * heads + 2 * kvHeads) * headDim,
+      flops: 4 * tokens * (position + tokens / 2) * heads * headDim,
+      calls: caches.map((cache) => () => stream.attention(qkv, { heads, kScale: 1, vScale: 1 }, cache, slots)),
+    }
+  }
+}
+
+function sample(vocabulary: number): Make {
+  return (stream, operands) => {
+    const logits = operands.normal('f32', [1, vocabulary])
+    const state = {
+      slots: operands.zeros('i32', [1, 8]),
+      seen: operands.zeros('u8', [1, vocabulary]),
+      counts: operands.zeros('u32', [1, vocabulary]),
+    }
+    const [sequence] = prompt(1)
+    return {
+      op: 'sample',
+      shape: `${vocabulary}, top-p 0.9`,
+      sequences: [{ ...(sequence as StepSequence), rows: [0], sampling }],
+      bytes: 4 * vocabulary,
+      flops: 2 * vocabulary,
+      calls: [() => stream.sample(logits, state)],
+    }
+  }
+}
+
+function embed(tokens: number): Make {
+  return (stream, operands) => {
+    const table = operands.normal('bf16', [16384, hidden])
+    return {
+      op: 'embed',
+      shape: `${hidden}`,
+      sequences: prompt(tokens),
+      bytes: 6 * tokens * hidden,
+      flops: 0,
+      calls: [() => stream.embed(table, tokens)],
+    }
+  }
+}
+
+function quantize(rows: number, columns: number): Make {
+  return (stream, operands) => {
+    const w = operands.normal('bf16', [rows, columns])
+    const to = {
+      codes: operands.zeros('u8', [rows, columns / 2]),
+      blockScales: operands.zeros('e4m3', [rows, columns / 16]),
+      global: operands.zeros('f32', [1]),
+    }
+    const call = () => {
+      stream.quantize(w, to)
+      return undefined
+    }
+    return {
+      op: 'quantize',
+      shape: `${rows} × ${columns}`,
+      sequences: prompt(1),
+      bytes: w.bytes + to.codes.bytes + to.blockScales.bytes,
+      flops: 0,
+      calls: [call],
+    }
+  }
+}
+
+/** Every op at the 30B model's shapes: decode, a small batch, and a chunk of a prompt. */
+export const cases: readonly Make[] = [
+  ...[1, 8, 128].map((tokens) => linear('nvfp4', 10304, hidden, tokens)),
+  ...[1, 128].map((tokens) => linear('e4m3', 10304, hidden, tokens)),
+  ...[1, 8, 128].map((tokens) => linear('bf16', 10304, hidden, tokens)),
+  ...[1, 8, 128].map((tokens) => moe(tokens, 0.907)),
+  moe(1, 0.5),
+  mamba(1, 1),
+  mamba(1, 8),
+  mamba(256, 1),
+  attention(1, 4096),
+  attention(256, 0),
+  embed(256),
+  sample(131072),
+  quantize(1856, hidden),
+]
+
+/** Measures one case: the fastest of several launches of a graph with all its calls. */
+export async function measure(stream: Stream, make: Make, rooflineGBs: number): Promise<OpResult> {
+  const operands = new Operands(stream)
+  try {
+    const { op, shape, sequences, bytes, flops, calls } = make(stream, operands)
+    await stream.sync()
+    const graph = stream.capture(() => {
+      for (const call of calls) stream.scope(call)
+      return undefined
+    })
+    try {
+      const input = new StepInput().pack(sequences)
+      let fastest = Number.POSITIVE_INFINITY
+      for (let run = 0; run <= bestOf; run++) {
+        const start = performance.now()
+        await graph.launch(input)
+        // The first one brings pages and code in.
+        if (run > 0) fastest = Math.min(fastest, performance.now() - start)
+      }
+      const seconds = fastest / 1e3 / calls.length
+      return {
+        op,
+        shape,
+        tokens: sequences.reduce((sum, { ids }) => sum + (ids?.length ?? 1), 0),
+        microseconds: seconds * 1e6,
+        gigabytesPerSecond: bytes / seconds / 1e9,
+        gigaflops: flops / seconds / 1e9,
+        rooflineShare: bytes / seconds / 1e9 / rooflineGBs,
+      }
+    } finally {
+      graph.dispose()
+    }
+  } finally {
+    await stream.sync().catch(() => undefined)
+    operands.dispose()
+  }
+}
