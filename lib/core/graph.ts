@@ -30,6 +30,7 @@ export class Graph {
    * @throws StateError DISPOSED, or the error that poisoned the stream
    */
   launch(input: ArrayBufferView, cancel?: CancelFlag): Promise<Uint8Array | null> {
+    this.stream.refuseInCapture('a graph cannot be launched during capture: launch it afterwards')
     return native().launch(this.stream.handle, this.#handle, input, cancel?.handle)
   }
 

@@ -219,11 +219,13 @@ export class Stream {
 
   /** Loads a whole tensor from a file: same dtype bit for bit, or f16 and bf16 widened to f32. */
   loadTensor(to: Tensor, from: FileTensor): void {
+    if (this.#arena.measuring) return
     native().loadTensor(this.handle, to.pack(), packFileTensor(from))
   }
 
   /** Packs a part of a weight. A NaN or negative scale fails with BAD_FORMAT naming tensor and file. */
   loadWeight(to: Weight, part: WeightPart): void {
+    if (this.#arena.measuring) return
     native().loadWeight(this.handle, to.handle, {
       matrix: part.matrix ?? 0,
       firstRow: part.firstRow ?? 0,
@@ -238,6 +240,7 @@ export class Stream {
 
   /** Writes bytes to a tensor in stream order; they are copied before this returns. */
   write(to: Tensor, data: ArrayBufferView): void {
+    if (this.#arena.measuring) return
     native().write(this.handle, to.pack(), data)
   }
 
@@ -261,6 +264,7 @@ export class Stream {
 
   /** Makes a packed StepInput the step of ops enqueued after it outside a graph. */
   step(input: ArrayBufferView): void {
+    this.refuseInCapture('a step cannot be set during capture: pass it to launch')
     native().step(this.handle, input)
   }
 
@@ -284,6 +288,11 @@ export class Stream {
     } finally {
       this.#capturing = false
     }
+  }
+
+  /** @internal Throws INVALID_OPTION with this message inside `capture`, its dry run included. */
+  refuseInCapture(message: string): void {
+    if (this.#capturing) throw new RequestError('INVALID_OPTION', message)
   }
 
   /** Releases the temporaries that `body` made when it returns. */

@@ -72,9 +72,6 @@ describe('capture and launch', () => {
       stream.write(tensor, Float32Array.of(2))
       return tensor
     })
-    // The dry run of capture enqueues no op, and this write is none: it is not under the arena.
-    await stream.sync()
-    stream.write(tensor, Float32Array.of(1))
     expect(floats(await stream.read(tensor))).toEqual([1])
     expect(floats(await graph.launch(stepOf([0])))).toEqual([2])
     expect(floats(await stream.read(tensor))).toEqual([2])
@@ -147,12 +144,7 @@ describe('capture that cannot be', () => {
   test('launching, and setting a step, inside', async () => {
     const { stream, graph } = openLookup()
     await expectError(() => stream.capture(() => void graph.launch(stepOf([0]))), 'INVALID_OPTION', 'during capture')
-    let calls = 0
-    const late = () => {
-      if (++calls > 1) stream.step(stepOf([0]))
-      return undefined
-    }
-    await expectError(() => stream.capture(late), 'INVALID_OPTION', 'during capture')
+    await expectError(() => stream.capture(() => void stream.step(stepOf([0]))), 'INVALID_OPTION', 'during capture')
     await stream.sync()
   })
 
