@@ -99,8 +99,9 @@ struct MoeLayer {
     shared_down_bias = random.normals(s.hidden, 0.1);
   }
 
+  /// @param counters what moe_statistics adds to
   /// @return x after the layer
-  std::vector<float> run(const std::vector<float>& rows, int workers = 1) {
+  std::vector<float> run(const std::vector<float>& rows, int workers = 1, uint64_t* counters = nullptr) {
     std::vector<float> x = rows;
     const int32_t tokens = int32_t(x.size()) / shape.hidden;
     MoeArgs args = {tokens,
@@ -129,6 +130,7 @@ struct MoeLayer {
     GuardedBytes scratch(moe_scratch_bytes(args, tokens), 0xff);
     args.scratch = scratch.data();
     run_phases(moe, kMoePhases, args, workers);
+    if (counters != nullptr) moe_statistics(args, counters);
     CHECK(scratch.guards_intact());
     return x;
   }
