@@ -58,7 +58,8 @@ std::optional<Error> parse(const std::vector<int32_t>& words) {
 /// Reads all that a kernel would read through the step: out-of-range references show under AddressSanitizer.
 int64_t touch(const Step& step) {
   int64_t sum = 0;
-  for (int32_t t = 0; t < step.tokens; ++t) sum += step.ids[t] + step.sequences[step.sequence_of[t]].slot;
+  for (int32_t t = 0; t < step.tokens; ++t)
+    sum += int64_t(step.ids[t]) + step.sequences[step.sequence_of[t]].slot;
   for (int32_t s = 0; s < step.sequence_count; ++s) {
     const Sequence& sequence = step.sequences[s];
     for (int32_t t = 0; t < sequence.count; ++t) sum += step.ids[sequence.first + t];
@@ -67,7 +68,7 @@ int64_t touch(const Step& step) {
     }
   }
   for (int32_t r = 0; r < step.row_count; ++r) {
-    sum += step.ids[step.rows[r].token] + step.sequences[step.rows[r].sequence].slot;
+    sum += int64_t(step.ids[step.rows[r].token]) + step.sequences[step.rows[r].sequence].slot;
     if (!step.sampling) continue;
     const Sampling& sampling = step.sampling[r];
     for (int32_t i = 0; i < sampling.stop_count; ++i) sum += step.lists[sampling.stop_first + i];
@@ -202,7 +203,7 @@ TEST(step_input_survives_mutations) {
       int32_t kind = random.below(4);
       if (kind == 0) words[at] = int32_t(random.bits());
       if (kind == 1) words[at] = odd[random.below(int32_t(std::size(odd)))];
-      if (kind == 2) words[at] += random.below(7) - 3;
+      if (kind == 2) words[at] = int32_t(uint32_t(words[at]) + uint32_t(random.below(7) - 3));
       if (kind == 3) words.resize(at + 1);
     }
     // Exactly as long as the words, so that a read beyond them shows.
