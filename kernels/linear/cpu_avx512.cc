@@ -83,7 +83,7 @@ struct Block<Format::e4m3> {
   static constexpr size_t kBytes = panel_block_bytes(Format::e4m3);
   static constexpr bool kScaled = false;
   static constexpr bool kWorthDecodingOnce = true;
-  static constexpr size_t kPrefetch = kPrefetchBytes;
+  static constexpr bool kPrefetched = true;
   /// Lane 2r + j of pairs[p]: W[r, 2p + j] in bf16.
   __m512i pairs[kBlockInputs / 2];
 
