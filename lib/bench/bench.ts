@@ -1,4 +1,5 @@
 import { readFile, writeFile } from 'node:fs/promises'
+import { loadavg } from 'node:os'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import { Device, type DeviceName } from '../core/device.js'
 import { BatchEngine } from '../engine/engine.js'
@@ -57,6 +58,8 @@ export interface BenchResult {
   }
   prefill: { tokens: number; tokensPerSecond: number }
   load: { seconds: number }
+  /** Of the machine over the last minute, before and after: well above `threads`, and every speed here is too low. */
+  loadAverage: { before: number; after: number }
   /** Weights, caches and temporaries on the device. */
   memoryBytes: number
   /** Most resident memory of the process from the load on, mapped files included; null where the system does not tell. */
@@ -84,6 +87,7 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
   check({ prompt, generate, batch, contextLength })
   const device = Device.open(options.device)
   const threads = options.threads ?? Device.physicalCores()
+  const loadBefore = loadavg()[0] ?? 0
   const sized = options.rooflineBytes === undefined ? {} : { bytes: options.rooflineBytes }
   const before = await measureRoofline(device, { threads, ...sized })
   await forgetPeak()
@@ -134,6 +138,7 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
       },
       prefill: { tokens: prefillTokens, tokensPerSecond: prefillTokens / prefill.prefillSeconds },
       load: { seconds },
+      loadAverage: { before: loadBefore, after: loadavg()[0] ?? 0 },
       memoryBytes,
       peakResidentBytes,
       ...(counted && { experts: { prefill: counted.prefill, decode: counted.decode } }),

@@ -51,7 +51,7 @@ async function run(args: Arguments, context: Context): Promise<undefined> {
 }
 
 function describe(result: BenchResult): string {
-  const { decode, prefill, experts } = result
+  const { decode, prefill, experts, loadAverage } = result
   const row = (name: string, value: string) => `${name.padEnd(16)}${value}\n`
   const gigabytes = (bytes: number) =>
     bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
@@ -69,6 +69,7 @@ function describe(result: BenchResult): string {
     row('model', result.model),
     row('device', `${result.device}, ${result.variant}, ${result.threads} threads, batch ${result.batch}`),
     row('roofline', `${result.rooflineGBs.toFixed(1)} GB/s in reads of ${readBytes}${cache}`),
+    row('machine', `load average ${loadAverage.before.toFixed(1)} before, ${loadAverage.after.toFixed(1)} after`),
     row('load', `${result.load.seconds.toFixed(2)} s`),
     row('prefill', `${speed(prefill.tokensPerSecond)} over ${prefill.tokens}`),
     row('decode', `${speed(decode.tokensPerSecond)}, best of ${result.runs}`),

@@ -43,6 +43,7 @@ const report: CpuReport = {
       },
       prefill: { tokens: 512, tokensPerSecond: 12_345.6 },
       load: { seconds: 0.25 },
+      loadAverage: { before: 0.1, after: 2 },
       memoryBytes: 1e8,
       peakResidentBytes: null,
     },

@@ -21,6 +21,7 @@ const result: BenchResult = {
   decode: { tokensPerSecond: 10, bytesPerToken: 2e9, rooflineShare: 0.5, jsShare: 0.01, jsMillisecondsPerStep: 1 },
   prefill: { tokens: 32, tokensPerSecond: 64.25 },
   load: { seconds: 1.5 },
+  loadAverage: { before: 0.1, after: 2 },
   memoryBytes: 3e9,
   peakResidentBytes: 4e9,
   experts: { prefill: report, decode: report },
@@ -58,6 +59,7 @@ describe('nibblet bench', () => {
     expect(out).toContain('40.0 GB/s in reads of 1.00 GiB (4 GiB where memory allows)')
     expect(out).toContain('10.00 tokens/s, best of 3')
     expect(out).toContain('2.00 GB, 50.0 % of the roofline')
+    expect(out).toContain('load average 0.1 before, 2.0 after')
     expect(out).toContain('64.25 tokens/s over 32')
     expect(out).toContain('90.7 % zeros, 5 to 8 of 16 experts a layer (mean 6.5) in 9 tokens')
   })
