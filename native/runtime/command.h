@@ -26,8 +26,16 @@ class Command {
 /// Floating-point work above which a phase is cut into slices, so that cancellation is seen within about 10 ms.
 constexpr double kSliceWork = 2e7;
 
+/// Multiply-adds that one thread does in the time that waking the pool takes.
+constexpr double kWakeWork = 20000;
+
 /// Runs the phases of a kernel over the pool, with a barrier after each. `work` estimates the multiply-adds of a phase;
 /// kernels give the same result for any number of slices. Returns early, between slices, once cancelled.
+/// @param most  most(phase): slices that a phase can use. With one, the calling thread runs it, with no barrier after it.
+template <class Args, class Most>
+void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases,
+                const Args& args, double work, const Most& most);
+/// As above for kernels whose phases all can use any number of slices.
 template <class Args>
 void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases,
                 const Args& args, double work);

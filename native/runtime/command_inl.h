@@ -1,21 +1,22 @@
 #pragma once
 
 #include <algorithm>
+#include <climits>
 
 #include "native/runtime/command.h"
 #include "native/runtime/pool.h"
 
 namespace nibblet {
 
-template <class Args>
+template <class Args, class Most>
 void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases,
-                const Args& args, double work) {
-  int slices =
+                const Args& args, double work, const Most& most) {
+  int affordable =
       execution.threads * static_cast<int>(std::clamp(work / (kSliceWork * execution.threads), 1.0, 1024.0));
-  // Waking the pool costs more than a small op computed here.
-  if (work < 20000) slices = 1;
+  if (work < kWakeWork) affordable = 1;
   for (int phase = 0; phase < phases; ++phase) {
     if (execution.cancelled && execution.cancelled->load(std::memory_order_relaxed)) return;
+    const int slices = std::min<int>(affordable, most(phase));
     if (slices == 1) {
       kernel(args, phase, 0, 1);
       continue;
@@ -24,6 +25,12 @@ void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int
         execution.threads, slices, [&](int slice) { kernel(args, phase, slice, slices); },
         execution.cancelled);
   }
+}
+
+template <class Args>
+void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases,
+                const Args& args, double work) {
+  run_phases(execution, kernel, phases, args, work, [](int) { return INT_MAX; });
 }
 
 template <class Args>

@@ -1,5 +1,7 @@
 #include "kernels/linear/linear.h"
 
+#include <climits>
+
 #include "native/runtime/ops.h"
 
 namespace nibblet {
@@ -55,7 +57,10 @@ class Linear : public OpCommand {
     }
     if (select_rows_) args.rows = step.rows;
     if (args.count == 0) return;
-    run_phases(execution, linear, kLinearPhases, args, double(args.count) * args.weight.in * args.weight.out);
+    // The prologue is cut by rows.
+    const auto most = [&](int phase) { return phase == 0 ? args.count : INT_MAX; };
+    run_phases(execution, linear, kLinearPhases, args, double(args.count) * args.weight.in * args.weight.out,
+               most);
   }
 
  private:

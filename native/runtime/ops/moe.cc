@@ -1,5 +1,7 @@
 #include "kernels/moe/moe.h"
 
+#include <climits>
+
 #include "native/runtime/ops.h"
 
 namespace nibblet {
@@ -66,7 +68,13 @@ class Moe : public OpCommand {
     MoeArgs args = args_;
     args.tokens = step.tokens;
     double routed = double(args.top_k) * args.up.out, shared = args.shared_up.data ? args.shared_up.out : 0;
-    run_phases(execution, moe, kMoePhases, args, double(args.tokens) * args.hidden * (routed + shared));
+    // The norm is cut by tokens; a small router, and the choice for one token, are done sooner than the pool is awake.
+    const bool small_router = double(args.tokens) * args.experts * args.hidden < kWakeWork;
+    const auto most = [&](int phase) {
+      const bool alone = (phase == 1 && small_router) || (phase == 2 && args.tokens == 1);
+      return alone ? 1 : phase == 0 ? args.tokens : INT_MAX;
+    };
+    run_phases(execution, moe, kMoePhases, args, double(args.tokens) * args.hidden * (routed + shared), most);
     const bool cancelled = execution.cancelled && execution.cancelled->load();
     if (statistics_ && !cancelled) moe_statistics(args, statistics_.as<uint64_t>());
   }
