@@ -146,7 +146,8 @@ void export_stream(Napi::Env env, Napi::Object exports) {
   export_function(env, exports, "enqueue", enqueue);
   export_function(env, exports, "write", write);
   export_function(env, exports, "measureRead", [](const Napi::CallbackInfo& info) -> Napi::Value {
-    unwrap<Stream>(info[0])->enqueue(measure_read(tensor(info[1]), tensor(info[2]), integer(info[3], "times")));
+    unwrap<Stream>(info[0])->enqueue(
+        measure_read(tensor(info[1]), tensor(info[2]), integer(info[3], "times")));
     return info.Env().Undefined();
   });
   export_function(env, exports, "read", read);

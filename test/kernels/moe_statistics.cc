@@ -40,7 +40,8 @@ TEST(moe_statistics_count_tokens_and_zeros) {
   CHECK_EQ(tokens, uint64_t(kTokens * 3));
   // Random weights leave about half at zero.
   CHECK(c[kMoeZeros] * 10 > c[kMoeActivations] * 4 && c[kMoeZeros] * 10 < c[kMoeActivations] * 6);
-  CHECK_EQ(c[kMoeWeightBytes], one.matrices(layer.up, layer.shared_up) + one.matrices(layer.down, layer.shared_down));
+  CHECK_EQ(c[kMoeWeightBytes],
+           one.matrices(layer.up, layer.shared_up) + one.matrices(layer.down, layer.shared_down));
   CHECK(count(layer, kTokens, 3).counters == c);
 
   MoeLayer columns(shape_with(true), 3);
@@ -64,7 +65,8 @@ TEST(moe_statistics_count_the_columns_that_are_read) {
   with_bias(1e6f);
   const Counted all = count(layer, kTokens);
   CHECK_EQ(all.counters[kMoeZeros], 0u);
-  const uint64_t every = all.matrices(layer.up, layer.shared_up) + all.matrices(layer.down, layer.shared_down);
+  const uint64_t every =
+      all.matrices(layer.up, layer.shared_up) + all.matrices(layer.down, layer.shared_down);
   CHECK_EQ(all.counters[kMoeWeightBytes], every);
 
   // One live activation in the shared expert: its column, and the scales of its block.

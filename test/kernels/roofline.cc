@@ -1,7 +1,6 @@
-#include "kernels/roofline/read.h"
-
 #include <numeric>
 
+#include "kernels/roofline/read.h"
 #include "test/kernels/batch.h"
 #include "test/kernels/inputs.h"
 
@@ -16,7 +15,8 @@ TEST(roofline_reads_every_word_once) {
   for_each_cpu_variant([&] {
     for (int workers : {1, 2, 5, 64}) {
       std::vector<uint64_t> sums(size_t(workers), 1);
-      for (int worker = 0; worker < workers; ++worker) read_words({words, kWords, sums.data()}, 0, worker, workers);
+      for (int worker = 0; worker < workers; ++worker)
+        read_words({words, kWords, sums.data()}, 0, worker, workers);
       CHECK_EQ(std::accumulate(sums.begin(), sums.end(), uint64_t{0}), expected);
     }
   });
