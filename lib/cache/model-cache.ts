@@ -1,6 +1,6 @@
 import type { Buffer } from '../core/buffer.js'
 import type { Device } from '../core/device.js'
-import type { MambaState } from '../core/stream.js'
+import type { MambaState } from '../core/op-parameters.js'
 import { type DType, dtypeBytes, type Tensor } from '../core/tensor.js'
 import type { NemotronHConfig } from '../models/config.js'
 import type { LayerCaches } from '../models/nemotron-h.js'

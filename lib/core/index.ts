@@ -11,9 +11,8 @@ export {
   type MoeParameters,
   resultBytes,
   type SamplingState,
-  Stream,
-  type StreamOptions,
   type WeightPart,
-} from './stream.js'
+} from './op-parameters.js'
+export { Stream, type StreamOptions } from './stream.js'
 export { type DType, dtypeBytes, Tensor } from './tensor.js'
 export { Weight, type WeightFormat, type WeightLayout, type WeightShape } from './weight.js'

@@ -5,6 +5,16 @@ import { forget, watch } from './disposal.js'
 import { Graph } from './graph.js'
 import type { FileTensor } from './mapped-file.js'
 import { type Handle, type NativeFileTensor, native } from './native.js'
+import {
+  type AttentionParameters,
+  type LinearOptions,
+  type MambaParameters,
+  type MambaState,
+  type MoeParameters,
+  resultBytes,
+  type SamplingState,
+  type WeightPart,
+} from './op-parameters.js'
 import { enqueueOp, type Operands } from './op-table.js'
 import type { DType, Tensor } from './tensor.js'
 import type { Weight } from './weight.js'
@@ -15,101 +25,6 @@ export interface StreamOptions {
   /** Reference kernels alone, with float32 activations. Default false. */
   exact?: boolean
 }
-
-/** One part of a weight, in a file. */
-export interface WeightPart {
-  /** Default 0. */
-  matrix?: number
-  /** Default 0. */
-  firstRow?: number
-  rows: number
-  elements: FileTensor
-  blockScales?: FileTensor | undefined
-  rowScales?: FileTensor | undefined
-  /** Float32 multiplier of every row without a row scale. Default 1. */
-  scale?: number
-  /** Activation scale, multiplier form. */
-  inputScale?: number | undefined
-}
-
-export interface LinearOptions {
-  /** RMSNorm weight of x, f32 [in]. */
-  norm?: Tensor | undefined
-  epsilon?: number
-  bias?: Tensor | undefined
-  /** Residual, f32 [tokens, out]: added to in place and returned. */
-  add?: Tensor
-  activation?: 'relu2'
-  /** Compute only the rows that the step wants logits of, at most this many. The result is f32. */
-  rows?: number
-  /** W4A4: quantise the input to NVFP4 with the weight's input scale. */
-  quantizeInput?: boolean
-}
-
-export interface MambaParameters {
-  groups: number
-  epsilon: number
-  /** f32 [channels, kernel] */
-  convWeight: Tensor
-  /** f32 [channels] */
-  convBias?: Tensor | undefined
-  /** f32 [heads], each */
-  dtBias: Tensor
-  aLog: Tensor
-  d: Tensor
-  /** f32 [inner] */
-  norm: Tensor
-}
-
-/** One layer's Mamba state of all slots. */
-export interface MambaState {
-  /** activation dtype [slots, channels, kernel - 1] */
-  conv: Tensor
-  /** f32 [slots, heads, headDim, state] */
-  ssm: Tensor
-}
-
-export interface AttentionParameters {
-  heads: number
-  /** Scales of an e4m3 cache. */
-  kScale: number
-  vScale: number
-}
-
-export interface MoeParameters {
-  norm: Tensor
-  epsilon: number
-  /** f32 [experts, hidden] */
-  router: Tensor
-  /** f32 [experts] */
-  bias: Tensor
-  up: Weight
-  down: Weight
-  sharedUp?: Weight | undefined
-  sharedDown?: Weight | undefined
-  upBias?: Tensor | undefined
-  downBias?: Tensor | undefined
-  sharedUpBias?: Tensor | undefined
-  sharedDownBias?: Tensor | undefined
-  topK: number
-  groups: number
-  topkGroups: number
-  normalize: boolean
-  scale: number
-}
-
-/** Token state and counts of all slots, for `sample`. */
-export interface SamplingState {
-  /** i32 [slots, 8] */
-  slots: Tensor
-  /** u8 [slots, vocabulary] */
-  seen: Tensor
-  /** u32 [slots, vocabulary] */
-  counts: Tensor
-}
-
-/** Bytes of one row of the results of `sample`: `struct Result` of kernels/step.h. */
-export const resultBytes = 176
 
 /**
  * An ordered queue of ops on a device, drained by the device's engine thread. An op call checks its arguments, enqueues and
@@ -253,12 +168,12 @@ export class Stream {
   }
 
   /** The bytes of a tensor once everything enqueued so far has run. */
-  read(from: Tensor): Promise<Uint8Array> {
+  async read(from: Tensor): Promise<Uint8Array> {
     return native().read(this.handle, from.pack())
   }
 
   /** Resolves when everything enqueued so far has run; rejects with the error that poisoned the stream. */
-  sync(): Promise<void> {
+  async sync(): Promise<void> {
     return native().sync(this.handle)
   }
 

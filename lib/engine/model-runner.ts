@@ -3,7 +3,8 @@ import { type CacheShape, ModelCache, pageTokens } from '../cache/model-cache.js
 import type { Buffer } from '../core/buffer.js'
 import type { Device } from '../core/device.js'
 import type { Graph } from '../core/graph.js'
-import type { SamplingState, Stream } from '../core/stream.js'
+import type { SamplingState } from '../core/op-parameters.js'
+import type { Stream } from '../core/stream.js'
 import type { Batch, NemotronH } from '../models/nemotron-h.js'
 import type { StepRunner } from './engine.js'
 import { MoeStatistics } from './moe-statistics.js'
@@ -25,7 +26,7 @@ const slotWords = 8
 /** Prompt tokens in one step: enough to read each weight for many tokens, few enough that decode rows do not wait long. */
 const promptTokens = 256
 /** Logits of one scoring step take at most this. */
-const scoreBytes = 64 << 20
+const scoreBytes = 16 << 20
 
 /** Caches for `maxBatch` sequences of full length, and one more that scoring has to itself. */
 export function cacheShape(options: Omit<RunnerOptions, 'device' | 'threads' | 'chunkTokens'>): CacheShape {

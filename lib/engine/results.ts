@@ -1,4 +1,4 @@
-import { resultBytes } from '../core/stream.js'
+import { resultBytes } from '../core/op-parameters.js'
 import type { TokenEvent } from './types.js'
 
 // The layout of `struct Result` of kernels/step.h, in 32-bit words.

@@ -1,5 +1,6 @@
 import type { Experts, Linear, WeightLoader } from '../checkpoint/weight-loader.js'
-import type { MambaState, Stream } from '../core/stream.js'
+import type { MambaState } from '../core/op-parameters.js'
+import type { Stream } from '../core/stream.js'
 import type { Tensor } from '../core/tensor.js'
 import type { NemotronHConfig } from './config.js'
 

@@ -11,49 +11,35 @@
 
 namespace nibblet {
 
-/// Tags that tell handles apart, so that a wrong one is an error and not a crash.
+/// What tells handles apart, so that a wrong one is an error and not a crash, and the word for it in messages.
+struct HandleKind {
+  napi_type_tag tag;
+  const char* noun;
+};
+constexpr HandleKind handle_kind(uint64_t number, const char* noun) { return {{0x6e6962626c657400, number}, noun}; }
+
 template <class T>
-struct HandleTag;
+inline constexpr HandleKind kHandle = {};
 template <>
-struct HandleTag<Device> {
-  static constexpr napi_type_tag tag{0x6e6962626c657400, 1};
-  static constexpr const char* noun = "device";
-};
+inline constexpr HandleKind kHandle<Device> = handle_kind(1, "device");
 template <>
-struct HandleTag<Buffer> {
-  static constexpr napi_type_tag tag{0x6e6962626c657400, 2};
-  static constexpr const char* noun = "buffer";
-};
+inline constexpr HandleKind kHandle<Buffer> = handle_kind(2, "buffer");
 template <>
-struct HandleTag<Weight> {
-  static constexpr napi_type_tag tag{0x6e6962626c657400, 3};
-  static constexpr const char* noun = "weight";
-};
+inline constexpr HandleKind kHandle<Weight> = handle_kind(3, "weight");
 template <>
-struct HandleTag<Stream> {
-  static constexpr napi_type_tag tag{0x6e6962626c657400, 4};
-  static constexpr const char* noun = "stream";
-};
+inline constexpr HandleKind kHandle<Stream> = handle_kind(4, "stream");
 template <>
-struct HandleTag<Graph> {
-  static constexpr napi_type_tag tag{0x6e6962626c657400, 5};
-  static constexpr const char* noun = "graph";
-};
+inline constexpr HandleKind kHandle<Graph> = handle_kind(5, "graph");
 template <>
-struct HandleTag<ByteSource> {
-  static constexpr napi_type_tag tag{0x6e6962626c657400, 6};
-  static constexpr const char* noun = "file";
-};
+inline constexpr HandleKind kHandle<ByteSource> = handle_kind(6, "file");
 template <>
-struct HandleTag<std::atomic<bool>> {
-  static constexpr napi_type_tag tag{0x6e6962626c657400, 7};
-  static constexpr const char* noun = "cancel flag";
-};
+inline constexpr HandleKind kHandle<std::atomic<bool>> = handle_kind(7, "cancel flag");
 
 /// An opaque JavaScript object that owns a reference to a runtime object. `dispose` empties it; the object itself goes when
 /// nothing enqueued uses it any more.
 template <class T>
 Napi::Object wrap(Napi::Env env, std::shared_ptr<T> object) {
+  static_assert(kHandle<T>.noun != nullptr, "this type has no handle");
   Napi::Object handle = Napi::Object::New(env);
   auto* owned = new std::shared_ptr<T>(std::move(object));
   napi_status status = napi_wrap(
@@ -63,16 +49,16 @@ Napi::Object wrap(Napi::Env env, std::shared_ptr<T> object) {
     delete owned;
     throw Napi::Error::New(env);
   }
-  handle.TypeTag(&HandleTag<T>::tag);
+  handle.TypeTag(&kHandle<T>.tag);
   return handle;
 }
 
 template <class T>
 std::shared_ptr<T>& slot_of(const Napi::Value& value) {
   void* data = nullptr;
-  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&HandleTag<T>::tag) ||
+  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kHandle<T>.tag) ||
       napi_unwrap(value.Env(), value, &data) != napi_ok) {
-    throw invalid(std::string("expected a ") + HandleTag<T>::noun);
+    throw invalid(std::string("expected a ") + kHandle<T>.noun);
   }
   return *static_cast<std::shared_ptr<T>*>(data);
 }
@@ -82,7 +68,7 @@ template <class T>
 std::shared_ptr<T> unwrap(const Napi::Value& value) {
   std::shared_ptr<T>& slot = slot_of<T>(value);
   if (!slot)
-    throw Error("DISPOSED", std::string("the ") + HandleTag<T>::noun + " was disposed of; create another");
+    throw Error("DISPOSED", std::string("the ") + kHandle<T>.noun + " was disposed of; create another");
   return slot;
 }
 

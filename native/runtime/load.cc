@@ -13,6 +13,7 @@
 
 #include "kernels/numerics/bf16.h"
 #include "kernels/numerics/f16.h"
+#include "kernels/pack/layout.h"
 #include "kernels/pack/pack.h"
 #include "native/runtime/error.h"
 
@@ -90,20 +91,6 @@ class LoadTensor : public Command {
   FileTensor from_;
 };
 
-size_t element_bytes(Format format, int32_t in) {
-  switch (format) {
-    case Format::f32:
-      return size_t(in) * 4;
-    case Format::bf16:
-      return size_t(in) * 2;
-    case Format::e4m3:
-      return size_t(in);
-    case Format::nvfp4:
-      return size_t(in) / 2;
-  }
-  return 0;
-}
-
 bool dtype_fits(Format format, DType type) {
   switch (format) {
     case Format::f32:
@@ -143,10 +130,9 @@ class LoadWeight : public Command {
                     ", expected f32, bf16 or f16");
     }
     size_t rows = size_t(part.rows);
-    size_t row_bytes = element_bytes(view.format, view.in);
-    if (view.format == Format::f32) row_bytes = size_t(view.in) * dtype_bytes(part.elements.dtype);
-    row_bytes_ = row_bytes;
-    part.elements.file->check(part.elements.offset, rows * row_bytes);
+    row_bytes_ = row_bytes(view.format, view.in);
+    if (view.format == Format::f32) row_bytes_ = size_t(view.in) * dtype_bytes(part.elements.dtype);
+    part.elements.file->check(part.elements.offset, rows * row_bytes_);
     if (part.block_scales) {
       part.block_scales.file->check(part.block_scales.offset, rows * size_t(view.in / kBlockInputs));
     }

@@ -175,8 +175,13 @@ describe('failures', () => {
       stream.embed(table, 1)
       return [stream.sync(), stream.read(table)]
     })
-    for (const promise of waiting) {
-      const error = await expectError(() => promise, 'OP_FAILED', 'token id 5', 'vocabulary of 2')
+    for (const outcome of await Promise.allSettled(waiting)) {
+      const error = await expectError(
+        () => (outcome.status === 'rejected' ? Promise.reject(outcome.reason) : undefined),
+        'OP_FAILED',
+        'token id 5',
+        'vocabulary of 2',
+      )
       expect(error).toBeInstanceOf(DeviceError)
       expect(error.details).toEqual({ op: 'embed' })
     }
