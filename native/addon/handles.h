@@ -16,7 +16,9 @@ struct HandleKind {
   napi_type_tag tag;
   const char* noun;
 };
-constexpr HandleKind handle_kind(uint64_t number, const char* noun) { return {{0x6e6962626c657400, number}, noun}; }
+constexpr HandleKind handle_kind(uint64_t number, const char* noun) {
+  return {{0x6e6962626c657400, number}, noun};
+}
 
 template <class T>
 inline constexpr HandleKind kHandle = {};
