@@ -10,22 +10,22 @@ if (how === 'load') {
   void model.score(Uint32Array.from({ length: 1000 }, (_, index) => index))
   setTimeout(() => process.exit(7), Number(process.argv[3]))
 } else if (how === 'refused') {
-  // Calls that throw leave nothing pending that would keep the process alive.
+  // Calls that throw or reject leave nothing pending that would keep the process alive.
   const stream = Device.open('cpu').stream({ threads: 1 })
   const graph = stream.capture(() => undefined)
   let refusals = 0
-  const refuse = (call: () => unknown) => {
+  const refuse = async (call: () => unknown) => {
     try {
-      call()
+      await call()
     } catch {
       refusals++
     }
   }
-  refuse(() => stream.capture(() => void graph.launch(new Int32Array(8).fill(0x53544550, 0, 1))))
-  refuse(() => graph.launch(new Int32Array(3)))
+  await refuse(() => stream.capture(() => void graph.launch(new Int32Array(8).fill(0x53544550, 0, 1))))
+  await refuse(() => graph.launch(new Int32Array(3)))
   stream.dispose()
-  refuse(() => stream.sync())
-  refuse(() => graph.launch(new Int32Array(8).fill(0x53544550, 0, 1)))
+  await refuse(() => stream.sync())
+  await refuse(() => graph.launch(new Int32Array(8).fill(0x53544550, 0, 1)))
   graph.dispose()
   console.log(refusals)
 } else if (how === 'idle') {
