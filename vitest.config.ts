@@ -5,6 +5,8 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     // A crash in native code then names one file instead of killing the run.
     pool: 'forks',
+    // Half of the suite waits for processes that it started; by default two cores would get one worker.
+    maxWorkers: 2,
     testTimeout: 60_000,
     reporters: ['default', './test/skip-summary.ts'],
   },
