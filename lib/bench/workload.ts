@@ -1,6 +1,7 @@
 import type { EngineStats } from '../engine/engine.js'
 import { BatchEngine } from '../engine/engine.js'
 import type { ModelRunner } from '../engine/model-runner.js'
+import { greedySampling } from '../engine/types.js'
 
 /** What is run: `batch` requests at once, each of `prompt` random ids, sampled at temperature 1 for `generate` tokens. */
 export interface Workload {
@@ -44,16 +45,7 @@ export async function runWorkload(engine: BatchEngine, workload: Workload): Prom
     let received = 0
     return engine.run({
       prompt: ids(prompt, vocabularySize, index),
-      sampling: {
-        temperature: 1,
-        topK: 0,
-        topP: 1,
-        minP: 0,
-        repetitionPenalty: 1,
-        presencePenalty: 0,
-        frequencyPenalty: 0,
-        seed: index,
-      },
+      sampling: { ...greedySampling, temperature: 1, seed: index },
       maxTokens: generate,
       stopIds: [],
       signal,

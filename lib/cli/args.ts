@@ -6,7 +6,7 @@ export class UsageError extends Error {}
 
 /** One flag of a command. */
 export interface Flag {
-  /** Placeholder of the value in the help, such as `N`; a flag without one takes no value. */
+  /** Stands for the value in the help, such as `N`; a flag without one takes no value. */
   readonly value?: string
   readonly help: string
   /** One letter, used as `-h`. */

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import type { BenchOptions, BenchResult } from '../bench/bench.js'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import type { LocatedBinding } from '../core/binding.js'
@@ -7,6 +6,7 @@ import type { LoadOptions } from '../load-options.js'
 import type { MemoryNeeded } from '../models/memory.js'
 import type { WriteSyntheticOptions } from '../synthetic/write.js'
 import type { Message } from '../text/messages.js'
+import { packageVersion } from '../version.js'
 
 /** The part of `Model` that the command line uses. */
 export interface CliModel {
@@ -48,15 +48,9 @@ export interface Runtime {
   locateBinding(): Promise<LocatedBinding>
 }
 
-function readVersion(): string {
-  // The same two steps up from lib/cli and from dist/cli.
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8')
-  return (JSON.parse(text) as { version: string }).version
-}
-
 /** The package itself. Each part is imported when a command first needs it, so that `--help` and `doctor` need no addon. */
 export const packageRuntime: Runtime = {
-  version: readVersion(),
+  version: packageVersion,
   loadModel: async (name, options) => (await import('../load-model.js')).loadModel(name, options),
   resolveModel: async (name) => (await import('../resolve-model.js')).resolveModel(name),
   openCheckpoint: async (folder, signal) =>

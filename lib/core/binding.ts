@@ -52,13 +52,6 @@ export function loadBinding<T extends VersionedBinding>(): T {
   return located.binding as T
 }
 
-/** Where the addon that `loadBinding` returns came from; loads it if need be, with the same errors. */
-export function describeBinding(): Pick<LocatedBinding, 'path' | 'source'> {
-  located ??= locateBinding()
-  const { path, source } = located
-  return { path, source }
-}
-
 /**
  * Looks for the addon: the explicit path, then the one build path of the checkout, then the platform package. The first
  * that exists is taken; if it cannot be loaded that is an error, never a reason to go on.

@@ -18,6 +18,18 @@ export interface SamplingParameters {
   seed: number
 }
 
+/** Greedy, every option off: what a request changes is spread over it. */
+export const greedySampling: SamplingParameters = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  seed: 0,
+}
+
 /** One sampled token, in order. */
 export interface TokenEvent {
   id: number

@@ -1,16 +1,4 @@
-import type { EngineRequest, SamplingParameters } from '../../lib/engine/types.js'
-
-/** Neutral sampling: every option off, temperature 0. */
-export const greedy: SamplingParameters = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 0,
-}
+import { type EngineRequest, greedySampling, type SamplingParameters } from '../../lib/engine/types.js'
 
 /** A request that changes only what is given: greedy, ten tokens, nothing stops it. */
 export function request(
@@ -23,6 +11,6 @@ export function request(
     onToken: () => 'continue',
     ...options,
     prompt: Uint32Array.from(prompt),
-    sampling: { ...greedy, ...options.sampling },
+    sampling: { ...greedySampling, ...options.sampling },
   }
 }

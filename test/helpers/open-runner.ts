@@ -3,22 +3,11 @@ import { WeightLoader } from '../../lib/checkpoint/weight-loader.js'
 import { Device } from '../../lib/core/device.js'
 import { BatchEngine } from '../../lib/engine/engine.js'
 import { ModelRunner, type RunnerOptions } from '../../lib/engine/model-runner.js'
-import type { SamplingParameters } from '../../lib/engine/types.js'
+import { greedySampling } from '../../lib/engine/types.js'
 import { NemotronH } from '../../lib/models/nemotron-h.js'
 
 /** How a model computes: what `loadModel` derives from `exact` and `kvCache`. */
 export type Mode = 'exact' | 'bf16' | 'fp8'
-
-const greedySampling: SamplingParameters = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 0,
-}
 
 /** The parts under `Model`, for tests that choose chunks or have no tokenizer. */
 export async function openRunner(folder: string, mode: Mode, options: Partial<RunnerOptions> = {}) {
