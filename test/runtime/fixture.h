@@ -113,16 +113,25 @@ inline std::shared_ptr<Stream> open_stream(int threads = 2) {
   return std::make_shared<Stream>(Device::open("cpu"), threads);
 }
 
-inline Outcome sync(Stream& stream) {
+/// How a piece of work ended. A stream that failed before it was asked throws, one that fails afterwards completes: which of
+/// the two happens is up to the engine thread, and the same here.
+template <class Start>
+Outcome outcome_of(Start start) {
   Outcomes outcomes;
-  stream.sync(outcomes.completion());
+  try {
+    start(outcomes.completion());
+  } catch (const Error& error) {
+    return {error, false, {}};
+  }
   return outcomes.wait(1).at(0);
 }
 
+inline Outcome sync(Stream& stream) {
+  return outcome_of([&](Completion done) { stream.sync(std::move(done)); });
+}
+
 inline Outcome read(Stream& stream, const Tensor& tensor) {
-  Outcomes outcomes;
-  stream.read(tensor, outcomes.completion());
-  return outcomes.wait(1).at(0);
+  return outcome_of([&](Completion done) { stream.read(tensor, std::move(done)); });
 }
 
 /// A tensor in a buffer of its own.
