@@ -27,10 +27,15 @@ export class Graph {
   /**
    * Replays the ops on one packed StepInput, which is copied before this returns. Resolves with the bytes of the graph's
    * result (its first `rows` rows when it was captured so), or with `null` when `cancel` cut it short.
-   * @throws StateError DISPOSED, or the error that poisoned the stream
+   * Rejects with DISPOSED, or with the error that poisoned the stream, now or by the time the step comes up.
+   * @throws RequestError INVALID_OPTION inside a capture
    */
   launch(input: ArrayBufferView, cancel?: CancelFlag): Promise<Uint8Array | null> {
     this.stream.refuseInCapture('a graph cannot be launched during capture: launch it afterwards')
+    return this.#launch(input, cancel)
+  }
+
+  async #launch(input: ArrayBufferView, cancel: CancelFlag | undefined): Promise<Uint8Array | null> {
     return native().launch(this.stream.handle, this.#handle, input, cancel?.handle)
   }
 
