@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kernels/numerics/host_device.h"
+
 namespace nibblet {
 
 /// Tokens of KV cache in one page.
@@ -102,7 +104,7 @@ struct Result {
 };
 
 /// False when the row must leave cache, state and counts untouched.
-inline bool is_live(const Sequence& sequence, const Slot* slots) {
+NIBBLET_HD inline bool is_live(const Sequence& sequence, const Slot* slots) {
   return (sequence.flags & kDecode) == 0 || slots[sequence.slot].active != 0;
 }
 

@@ -1,0 +1,15 @@
+#pragma once
+
+#include "kernels/attention/attention.h"
+#include "kernels/cuda/launch.h"
+
+namespace nibblet {
+
+/// attention() on CUDA. All pointers, args.step and those inside the step too, are device memory.
+/// @param capacity  most tokens of a step; sizes the launch
+/// @param workspace, counters  attention_cuda_scratch(args, capacity, target)
+cudaError_t attention_cuda(const AttentionArgs& args, int32_t capacity, void* workspace, void* counters,
+                           const CudaTarget& target);
+CudaScratch attention_cuda_scratch(const AttentionArgs& args, int32_t capacity, const CudaTarget& target);
+
+}  // namespace nibblet

@@ -1,0 +1,173 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/step.h"
+#include "test/kernels/batch.h"
+
+/// Device memory for tests of CUDA kernels, on a GPU or on the emulator.
+namespace nibblet::test {
+
+/// Ends the program: after a CUDA error nothing that follows means anything.
+inline void check_cuda(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  std::printf("    %s: %s\n", what, cudaGetErrorString(error));
+  std::fflush(stdout);
+  std::_Exit(1);
+}
+
+/// The GPU that tests run on; the program ends when there is none.
+inline const CudaTarget& cuda_target() {
+  static const CudaTarget target = [] {
+    cudaDeviceProp properties{};
+    check_cuda(cudaSetDevice(0), "cudaSetDevice");
+    check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+    CudaTarget made{};
+    check_cuda(cudaStreamCreateWithFlags(&made.stream, cudaStreamNonBlocking), "cudaStreamCreate");
+    made.multiprocessors = properties.multiProcessorCount;
+    made.capability = properties.major * 10 + properties.minor;
+    made.shared_bytes = properties.sharedMemPerBlockOptin;
+    made.programmatic_edges = made.capability >= 90;
+    return made;
+  }();
+  return target;
+}
+
+inline void cuda_sync() { check_cuda(cudaStreamSynchronize(cuda_target().stream), "synchronize"); }
+
+/// An array in device memory between guards that must not change; 256-byte aligned.
+template <class T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(size_t count, uint8_t fill = 0xff) : count_(count) {
+    check_cuda(cudaMalloc(&base_, bytes() + 2 * kGuard), "cudaMalloc");
+    check_cuda(cudaMemset(base_, 0xa5, bytes() + 2 * kGuard), "cudaMemset");
+    check_cuda(cudaMemset(base_ + kGuard, fill, bytes()), "cudaMemset");
+  }
+  explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) { write(values.data()); }
+  DeviceArray(const T* values, size_t count) : DeviceArray(count) { write(values); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+  ~DeviceArray() { cudaFree(base_); }
+
+  T* data() const { return reinterpret_cast<T*>(base_ + kGuard); }
+  size_t size() const { return count_; }
+  size_t bytes() const { return count_ * sizeof(T); }
+
+  void write(const T* values) {
+    if (count_ > 0) check_cuda(cudaMemcpy(data(), values, bytes(), cudaMemcpyHostToDevice), "write");
+  }
+  /// What it holds once all that was enqueued is done.
+  std::vector<T> read() const {
+    cuda_sync();
+    std::vector<T> values(count_);
+    if (count_ > 0) check_cuda(cudaMemcpy(values.data(), data(), bytes(), cudaMemcpyDeviceToHost), "read");
+    return values;
+  }
+  bool guards_intact() const {
+    cuda_sync();
+    std::vector<uint8_t> guards(2 * kGuard);
+    check_cuda(cudaMemcpy(guards.data(), base_, kGuard, cudaMemcpyDeviceToHost), "read");
+    check_cuda(cudaMemcpy(guards.data() + kGuard, base_ + kGuard + bytes(), kGuard, cudaMemcpyDeviceToHost),
+               "read");
+    for (const uint8_t byte : guards) {
+      if (byte != 0xa5) return false;
+    }
+    return true;
+  }
+
+ private:
+  static constexpr size_t kGuard = 256;
+  size_t count_;
+  uint8_t* base_ = nullptr;
+};
+
+/// A step in device memory, as the runtime puts it there.
+class DeviceStep {
+ public:
+  explicit DeviceStep(const Step& s)
+      : ids_(s.ids, size_t(s.tokens)),
+        sequence_of_(s.sequence_of, size_t(s.tokens)),
+        sequences_(s.sequences, size_t(s.sequence_count)),
+        pages_(s.pages, size_t(s.sequence_count) * size_t(s.pages_per_sequence)),
+        rows_(s.rows, size_t(s.row_count)),
+        sampling_(s.sampling, s.sampling ? size_t(s.row_count) : 0),
+        lists_(s.lists, list_words(s)),
+        step_(1) {
+    const Step step = {s.tokens,
+                       s.sequence_count,
+                       s.row_count,
+                       s.pages_per_sequence,
+                       ids_.data(),
+                       sequence_of_.data(),
+                       sequences_.data(),
+                       pages_.data(),
+                       rows_.data(),
+                       s.sampling ? sampling_.data() : nullptr,
+                       lists_.data()};
+    step_.write(&step);
+  }
+  const Step* data() const { return step_.data(); }
+
+ private:
+  static size_t list_words(const Step& s) {
+    size_t words = 0;
+    for (int32_t r = 0; s.sampling && r < s.row_count; ++r) {
+      const Sampling& p = s.sampling[r];
+      for (const int32_t end : {p.stop_first + p.stop_count, p.think_end_first + p.think_end_count,
+                                p.forced_first + p.forced_count}) {
+        if (size_t(end) > words) words = size_t(end);
+      }
+    }
+    return words;
+  }
+
+  DeviceArray<int32_t> ids_, sequence_of_;
+  DeviceArray<Sequence> sequences_;
+  DeviceArray<int32_t> pages_;
+  DeviceArray<LogitsRow> rows_;
+  DeviceArray<Sampling> sampling_;
+  DeviceArray<int32_t> lists_;
+  DeviceArray<Step> step_;
+};
+
+/// Median microseconds of `work`, captured once in a CUDA graph of `copies` calls (work(i), so that each can use other
+/// memory than the second-level cache holds), over `rounds` replays.
+template <class Work>
+double graph_microseconds(int copies, int rounds, const Work& work) {
+  const cudaStream_t stream = cuda_target().stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "begin capture");
+  for (int i = 0; i < copies; ++i) work(i);
+  check_cuda(cudaStreamEndCapture(stream, &graph), "end capture");
+  check_cuda(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
+  cudaEvent_t start, end;
+  check_cuda(cudaEventCreate(&start), "event");
+  check_cuda(cudaEventCreate(&end), "event");
+  std::vector<float> times;
+  for (int round = 0; round < rounds + 2; ++round) {
+    check_cuda(cudaEventRecord(start, stream), "record");
+    check_cuda(cudaGraphLaunch(executable, stream), "launch");
+    check_cuda(cudaEventRecord(end, stream), "record");
+    cuda_sync();
+    float milliseconds = 0;
+    check_cuda(cudaEventElapsedTime(&milliseconds, start, end), "elapsed");
+    if (round >= 2) times.push_back(milliseconds);
+  }
+  std::nth_element(times.begin(), times.begin() + rounds / 2, times.end());
+  cudaEventDestroy(start);
+  cudaEventDestroy(end);
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+  return 1000.0 * double(times[size_t(rounds / 2)]) / copies;
+}
+
+}  // namespace nibblet::test
