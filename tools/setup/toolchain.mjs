@@ -5,9 +5,9 @@ import { SetupError } from './setup-error.mjs'
 
 const suffixes = process.platform === 'win32' ? ['.exe', '.cmd', '.bat'] : ['']
 
-/** The path of a program on PATH, or undefined. */
-export function findProgram(name) {
-  for (const folder of (process.env.PATH ?? '').split(delimiter)) {
+/** The path of a program on the search path (by default PATH), or undefined. */
+export function findProgram(name, searchPath = process.env.PATH ?? '') {
+  for (const folder of searchPath.split(delimiter)) {
     for (const suffix of suffixes) {
       const path = join(folder, name + suffix)
       if (folder !== '' && isExecutable(path)) return path
