@@ -70,6 +70,7 @@ export class Model {
   #guards = 0
   #idle: (() => void) | undefined
   #disposing: Promise<void> | undefined
+  readonly #disposal = new AbortController()
   #scoring: Promise<unknown> = Promise.resolve()
 
   /** @internal Use `loadModel`. */
@@ -151,7 +152,10 @@ export class Model {
     }
   }
 
-  /** Ends what runs (it rejects with DISPOSED) and frees all memory. Resolves when that is done. Idempotent. */
+  /**
+   * Ends what runs (it rejects with DISPOSED) and frees all memory. Resolves when that is done; a tool that is being
+   * executed has its signal aborted and is not waited for. Idempotent.
+   */
   dispose(): Promise<void> {
     this.#disposing ??= this.#release()
     return this.#disposing
@@ -164,6 +168,7 @@ export class Model {
   async #release(): Promise<void> {
     forget(this)
     this.#engine.dispose()
+    this.#disposal.abort(disposedError())
     this.#parts.runner.close()
     await new Promise<void>((resolve) => {
       if (this.#guards === 0) resolve()
@@ -201,6 +206,7 @@ export class Model {
       vocabularySize,
       generation: this.#parts.generation,
       guard: () => this.#guard(),
+      disposal: this.#disposal.signal,
     }
   }
 

@@ -124,7 +124,9 @@ async function runChat(
     if (round >= options.maxToolRounds || !toolCalls.every((call) => options.tools.get(call.name)?.execute)) {
       return makeReply(current, 'tool-calls', added, totals, options)
     }
-    const results = await unlessCancelled(controller, () => executeCalls(toolCalls, options.tools, controller))
+    const results = await unlessCancelled(controller, () =>
+      executeCalls(toolCalls, options.tools, controller, context.disposal),
+    )
     if (results === undefined) return makeReply(current, 'cancelled', added, totals, options)
     added.push(assistantMessage(current), ...results)
   }

@@ -20,6 +20,8 @@ export interface ChatContext {
   readonly generation: GenerationDefaults
   /** Throws `DISPOSED` when the model is; otherwise keeps it alive until the returned function is called. */
   guard(): () => void
+  /** Aborts with `DISPOSED` when the model is disposed of: for whatever the engine does not end by itself. */
+  readonly disposal: AbortSignal
 }
 
 /** One run of the engine: a prompt and how to read what comes of it. */

@@ -1,16 +1,28 @@
+import { setMaxListeners } from 'node:events'
 import type { Message, ToolCall } from '../text/messages.js'
 import type { StreamController } from './chat-stream.js'
 import { resultText, type Tool } from './tool.js'
 
-/** Rejects with the signal's reason when it aborts; `release` forgets it. */
-function aborted(signal: AbortSignal): { promise: Promise<never>; release: () => void } {
-  let release = () => {}
-  const promise = new Promise<never>((_, reject) => {
-    const abort = () => reject(signal.reason)
-    signal.addEventListener('abort', abort, { once: true })
-    release = () => signal.removeEventListener('abort', abort)
+/** A signal that aborts with the first of several; `release` forgets them. */
+function firstOf(sources: readonly AbortSignal[]): { signal: AbortSignal; release: () => void } {
+  const controller = new AbortController()
+  const releases = sources.map((source) => {
+    const abort = () => controller.abort(source.reason)
+    if (source.aborted) abort()
+    // Every chat of a model listens to one of these: Node's warning of a leak would be a false one.
+    setMaxListeners(0, source)
+    source.addEventListener('abort', abort, { once: true })
+    return () => source.removeEventListener('abort', abort)
   })
-  return { promise, release }
+  return { signal: controller.signal, release: () => releases.forEach((release) => void release()) }
+}
+
+/** Rejects with the signal's reason when it aborts. */
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise<never>((_, reject) => {
+    if (signal.aborted) reject(signal.reason)
+    else signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+  })
 }
 
 async function executeCall(
@@ -33,14 +45,16 @@ async function executeCall(
 /**
  * Executes the calls of one turn at the same time and resolves with their results as messages, in the order of the
  * calls. A tool that throws, or an input that does not fit, gives an error text as its result. Rejects with the signal's
- * reason on abort, without waiting for tools that do not heed it.
+ * reason on abort, and with that of `disposal` when the model is disposed of, without waiting for tools that heed
+ * neither: theirs is aborted by both.
  */
 export async function executeCalls(
   calls: readonly ToolCall[],
   tools: ReadonlyMap<string, Tool>,
-  { signal, emit }: StreamController,
+  { signal: own, emit }: StreamController,
+  disposal: AbortSignal,
 ): Promise<Message[]> {
-  const abort = aborted(signal)
+  const { signal, release } = firstOf([own, disposal])
   try {
     const results = calls.map(async (call): Promise<Message> => {
       const tool = tools.get(call.name)
@@ -49,8 +63,8 @@ export async function executeCalls(
       if (!signal.aborted) emit({ type: 'tool-result', id: call.id, name: call.name, output, isError })
       return { role: 'tool', content: output, toolCallId: call.id, name: call.name }
     })
-    return await Promise.race([Promise.all(results), abort.promise])
+    return await Promise.race([aborted(signal), Promise.all(results)])
   } finally {
-    abort.release()
+    release()
   }
 }

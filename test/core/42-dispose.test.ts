@@ -1,7 +1,9 @@
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
+import { z } from 'zod'
 import { Device } from '../../lib/core/index.js'
 import { StepInput } from '../../lib/engine/step-input.js'
+import { tool } from '../../lib/index.js'
 import { runChild } from '../helpers/child.js'
 import { request } from '../helpers/engine-request.js'
 import { expectError } from '../helpers/expect-error.js'
@@ -92,6 +94,32 @@ describe('dispose in mid-stream', () => {
       expect(device.memory().allocated).toBe(before)
     }
   })
+})
+
+test('dispose does not wait for a tool that never settles', async () => {
+  const before = device.memory().allocated
+  const model = await loadTiny()
+  let started: (signal: AbortSignal) => void = () => {}
+  const running = new Promise<AbortSignal>((resolve) => {
+    started = resolve
+  })
+  const clock = tool({
+    name: 'get_time',
+    description: 'Get the local time in a city.',
+    inputSchema: z.object({ city: z.string() }),
+    execute: (_, { signal }) => {
+      started(signal)
+      return new Promise(() => undefined)
+    },
+  })
+  const reply = model.chat('What time is it in Lima?', { temperature: 0, tools: [clock] })
+  const outcome = Promise.allSettled([reply])
+  const signal = await running
+  expect(signal.aborted).toBe(false)
+  await model.dispose()
+  expect(signal.reason).toMatchObject({ code: 'DISPOSED' })
+  expect(await outcome).toMatchObject([{ status: 'rejected', reason: { code: 'DISPOSED' } }])
+  expect(device.memory().allocated).toBe(before)
 })
 
 describe('a load that ends early', () => {

@@ -173,4 +173,33 @@ describe('tool rounds', () => {
     })
     await expect(stream).rejects.toBe('enough')
   })
+
+  test('the model disposed of while a tool runs: its signal is aborted, and nobody waits for it', async () => {
+    const engine = new FakeEngine(calls(['get_weather', { city: 'Oslo' }], ['get_weather', { city: 'Rome' }]), answer)
+    const { context, state, disposal } = fakeContext(engine)
+    const seen: AbortSignal[] = []
+    const stream = chat(context, 'Hi', {
+      tools: [
+        weather((_, { signal }) => {
+          seen.push(signal)
+          return new Promise(() => undefined)
+        }),
+      ],
+    })
+    while (seen.length < 2) await new Promise((resolve) => setTimeout(resolve, 1))
+    const reason = new Error('disposed of')
+    disposal.abort(reason)
+    expect(seen.map((signal) => signal.reason)).toEqual([reason, reason])
+    const types: string[] = []
+    await expect(
+      (async () => {
+        for await (const { type } of stream) types.push(type)
+      })(),
+    ).rejects.toBe(reason)
+    // What came before is still handed out, as with any other error.
+    expect(types.filter((type) => type === 'tool-call')).toHaveLength(2)
+    await expect(stream).rejects.toBe(reason)
+    expect(state.guards).toBe(0)
+    expect(engine.requests).toHaveLength(1)
+  })
 })

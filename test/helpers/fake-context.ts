@@ -90,6 +90,7 @@ const template = `{%- if tools %}<|im_start|>system
 export function fakeContext(engine: Engine, changes: Partial<ChatContext> = {}) {
   const tokenizer = new ByteTokenizer()
   const state = { guards: 0 }
+  const disposal = new AbortController()
   const context: ChatContext = {
     engine,
     tokenizer: tokenizer as unknown as Tokenizer,
@@ -103,7 +104,8 @@ export function fakeContext(engine: Engine, changes: Partial<ChatContext> = {}) 
         state.guards--
       }
     },
+    disposal: disposal.signal,
     ...changes,
   }
-  return { context, tokenizer, state }
+  return { context, tokenizer, state, disposal }
 }
