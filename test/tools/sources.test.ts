@@ -4,23 +4,40 @@ import { describe, expect, test } from 'vitest'
 import { repository } from './fixture.js'
 
 const list: Record<string, string[]> = JSON.parse(readFileSync(join(repository, 'sources.json'), 'utf8'))
-const sections: Readonly<Record<string, string>> = {
-  kernels: 'kernels',
-  runtime: 'native/runtime',
-  addon: 'native/addon',
-  tests: 'test',
+/** The folder of each section, and the files below it that belong there. */
+const sections: Readonly<Record<string, [folder: string, belongs: (path: string) => boolean]>> = {
+  kernels: ['kernels', (path) => path.endsWith('.cc')],
+  runtime: ['native/runtime', (path) => path.endsWith('.cc') && !path.startsWith('native/runtime/cuda/')],
+  'cuda-kernels': ['kernels', (path) => path.endsWith('.cu')],
+  'cuda-runtime': ['native/runtime', (path) => path.endsWith('.cc') && path.startsWith('native/runtime/cuda/')],
+  addon: ['native/addon', (path) => path.endsWith('.cc')],
+  tests: ['test', (path) => path.endsWith('.cc')],
 }
 
 describe('sources.json', () => {
-  test.each(Object.entries(sections))('%s lists every source file below %s, once', (section, folder) => {
-    const files = readdirSync(join(repository, folder), { recursive: true })
-      .map((path) => `${folder}/${path}`)
-      .filter((path) => path.endsWith('.cc'))
-    expect(list[section]?.toSorted()).toEqual(files.sort())
+  test.each(Object.entries(sections))('%s lists every source file of its own, once', (section, [folder, belongs]) => {
+    const files = readdirSync(join(repository, folder), { recursive: true }).map((path) => `${folder}/${path}`)
+    expect(list[section]?.toSorted()).toEqual(files.filter(belongs).sort())
   })
 
   test('has no other section', () => {
     expect(Object.keys(list).sort()).toEqual(Object.keys(sections).sort())
+  })
+
+  test('what includes the CUDA runtime is built with CUDA alone', () => {
+    for (const [section, files] of Object.entries(list)) {
+      for (const path of files) {
+        const includes = /#include <cuda/.test(readFileSync(join(repository, path), 'utf8'))
+        expect(includes && !section.startsWith('cuda-') && section !== 'tests', path).toBe(false)
+      }
+    }
+  })
+
+  test('no CUDA source stands where nothing builds it', () => {
+    const elsewhere = ['native', 'test'].flatMap((folder) =>
+      readdirSync(join(repository, folder), { recursive: true }).filter((path) => String(path).endsWith('.cu')),
+    )
+    expect(elsewhere).toEqual([])
   })
 })
 
