@@ -70,7 +70,10 @@ describe('the two builds', () => {
       for (const path of readdirSync(join(repository, folder), { recursive: true }) as string[]) {
         if (!/\.(h|cc|inc|cu|cuh)$/.test(path)) continue
         const text = readFileSync(join(repository, folder, path), 'utf8')
-        const own = [...text.matchAll(/^#include "([^"]+)"/gm)].map((match) => match[1] ?? '')
+        const own = [...text.matchAll(/^#include "([^"]+)"/gm)]
+          .map((match) => match[1] ?? '')
+          // The one way from kernels to the emulator that stands in for nvcc in tests.
+          .filter((name) => !(folder === 'kernels' && path === 'cuda/device.h' && name === 'test/emulator/device.h'))
         expect(
           own.filter((name) => !pattern.test(name) || !existsSync(join(repository, name))),
           `${folder}/${path}`,

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { run } from './child.mjs'
 import { buildWithCMake } from './cmake.mjs'
+import { requireCuda } from './cuda-toolchain.mjs'
 import { readJson, takeFingerprint, writeStamp } from './fingerprint.mjs'
 import { buildWithNodeGyp } from './node-gyp.mjs'
 import { SetupError } from './setup-error.mjs'
@@ -15,18 +16,25 @@ import { hasCMake } from './toolchain.mjs'
  */
 export async function buildAddon(root, progress) {
   const fingerprint = takeFingerprint(root, ...addonInputs(root))
-  const builder = process.env.NIBBLET_BUILDER ?? (hasCMake() ? 'cmake' : 'node-gyp')
+  const options = buildOptions(root)
+  const cuda = options.cuda === undefined ? undefined : { ...options.cuda, ...requireCuda(root) }
+  const builder = process.env.NIBBLET_BUILDER ?? (cuda !== undefined || hasCMake() ? 'cmake' : 'node-gyp')
   const build = { cmake: buildWithCMake, 'node-gyp': buildWithNodeGyp }[builder]
   if (build === undefined) throw new SetupError(`NIBBLET_BUILDER must be cmake or node-gyp, not "${builder}".`)
+  if (cuda !== undefined && builder !== 'cmake') {
+    throw new SetupError(
+      'GPU code is built with CMake only: unset NIBBLET_BUILDER, or build without it (NIBBLET_CUDA=0).',
+    )
+  }
 
-  const sources = listSources(root)
-  const folder = join(root, 'build/work', builder)
-  const log = join(root, `build/${builder}.log`)
+  const sources = listSources(root, cuda !== undefined)
+  const name = cuda === undefined ? builder : `${builder}-cuda`
+  const folder = join(root, 'build/work', name)
+  const log = join(root, `build/${name}.log`)
   // Begin anew with other options, which CMake would not see, and after a run that could not end in order: it may have
   // left half an object with a new date, which make would take as done.
   const marker = join(folder, '.running')
   const optionsFile = join(folder, '.options.json')
-  const options = buildOptions()
   if (existsSync(marker) || JSON.stringify(readJson(optionsFile)) !== JSON.stringify(options)) {
     rmSync(folder, { recursive: true, force: true })
   }
@@ -39,7 +47,7 @@ export async function buildAddon(root, progress) {
     const { code } = await run(command, args, { cwd: root, log, onText })
     if (code !== 0) throw new SetupError(describeFailure(log))
   }
-  const built = await build({ root, folder, sources, jobs, step, progress }).catch((error) => {
+  const built = await build({ root, folder, sources, jobs, cuda, step, progress }).catch((error) => {
     if (!error.killed) rmSync(marker)
     throw error
   })
@@ -55,10 +63,11 @@ export async function buildAddon(root, progress) {
 }
 
 /** The files that sources.json names for the addon, each of which must exist. */
-function listSources(root) {
+function listSources(root, cuda) {
   const list = readJson(join(root, 'sources.json'))
   if (list === undefined) throw new SetupError('sources.json is missing or is not JSON: restore it from git.')
-  const sources = [...list.kernels, ...list.runtime, ...list.addon]
+  const gpu = cuda ? [...list['cuda-kernels'], ...list['cuda-runtime']] : []
+  const sources = [...list.kernels, ...list.runtime, ...gpu, ...list.addon]
   const missing = sources.filter((file) => !existsSync(join(root, file)))
   if (missing.length > 0) throw new SetupError(`sources.json lists files that do not exist: ${missing.join(', ')}.`)
   return sources

@@ -1,19 +1,36 @@
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { SetupError } from './setup-error.mjs'
-import { requireCompiler } from './toolchain.mjs'
+import { findProgram, requireCompiler } from './toolchain.mjs'
 
-/** Builds through cmake-js, which takes the Node-API headers from a package and so needs no network. Returns the file. */
-export async function buildWithCMake({ root, folder, jobs, step, progress }) {
+/**
+ * Builds through cmake-js, which takes the Node-API headers from a package and so needs no network; with `cuda` (targets
+ * and programs) the GPU code too. Returns the file.
+ */
+export async function buildWithCMake({ root, folder, jobs, cuda, step, progress }) {
   requireCompiler([['ninja', 'make']])
   const script = findCMakeJs(root)
-  const common = ['--directory', root, '--out', folder]
-  const werror = process.env.NIBBLET_WERROR ? 'ON' : 'OFF'
-  await step(process.execPath, [script, 'configure', ...common, `--CDNIBBLET_WERROR=${werror}`])
+  const cmake = cuda === undefined ? [] : ['--cmake-path', cuda.cmake]
+  const common = ['--directory', root, '--out', folder, ...cmake]
+  const variables = { NIBBLET_WERROR: process.env.NIBBLET_WERROR ? 'ON' : 'OFF', ...cudaVariables(cuda) }
+  const options = Object.entries(variables).map(([name, value]) => `--CD${name}=${value}`)
+  await step(process.execPath, [script, 'configure', ...common, ...options])
   await step(process.execPath, [script, 'build', ...common, '--target', 'nibblet', '--parallel', String(jobs)], {
     onText: countSteps(progress),
   })
   return join(folder, 'Release/nibblet.node')
+}
+
+/** The variables of CMakeLists.txt for the GPU code. Five targets a file are worth a cache wherever there is one. */
+export function cudaVariables(cuda) {
+  if (cuda === undefined) return {}
+  const launcher = process.env.CMAKE_CUDA_COMPILER_LAUNCHER ?? findProgram('ccache')
+  return {
+    NIBBLET_CUDA: 'ON',
+    NIBBLET_CUDA_ARCHS: cuda.archs.join(','),
+    CMAKE_CUDA_COMPILER: cuda.nvcc,
+    ...(launcher ? { CMAKE_CUDA_COMPILER_LAUNCHER: launcher } : {}),
+  }
 }
 
 function findCMakeJs(root) {

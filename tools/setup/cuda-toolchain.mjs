@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { cudaCompiler } from './cuda-archs.mjs'
 import { readJson } from './fingerprint.mjs'
 import { SetupError } from './setup-error.mjs'
 import { findProgram } from './toolchain.mjs'
@@ -14,9 +15,9 @@ export const cudaRecord = '.cuda/installed.json'
 
 /** What a toolkit is made of in the Python package registry. The two disassemblers read what every release writes. */
 export const toolkitPackages = {
-  'nvidia-cuda-nvcc': '13.0.88',
-  'nvidia-nvvm': '13.0.88',
-  'nvidia-cuda-crt': '13.0.88',
+  'nvidia-cuda-nvcc': cudaCompiler,
+  'nvidia-nvvm': cudaCompiler,
+  'nvidia-cuda-crt': cudaCompiler,
   'nvidia-cuda-runtime': '13.0.96',
   'nvidia-cuda-cccl': '13.0.85',
   'nvidia-cuda-cuobjdump': '13.2.78',

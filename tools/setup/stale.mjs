@@ -1,5 +1,6 @@
 import { closeSync, existsSync, openSync, readSync } from 'node:fs'
 import { join } from 'node:path'
+import { chooseCuda } from './cuda-archs.mjs'
 import { isFresh, listFiles, readJson } from './fingerprint.mjs'
 
 /** Where the addon lies once it is built: the one path that lib/core/binding.ts tries. */
@@ -50,21 +51,25 @@ export function isAddonFresh(root) {
 /** The files and settings that the addon depends on. */
 export function addonInputs(root) {
   const { version, devDependencies = {} } = readJson(join(root, 'package.json')) ?? {}
+  const options = buildOptions(root)
   const settings = {
     platform: process.platform,
     arch: process.arch,
     libc: process.platform === 'linux' ? libc() : '',
     version,
     headers: [devDependencies['node-addon-api'], devDependencies['node-api-headers']],
-    options: buildOptions(),
+    options,
   }
-  return [listFiles(root, ['CMakeLists.txt', 'binding.gyp', 'sources.json', 'kernels', 'native']), settings]
+  const files = ['CMakeLists.txt', 'binding.gyp', 'sources.json', 'kernels', 'native']
+  return [listFiles(root, options.cuda === undefined ? files : [...files, 'tools/setup/cuda.cmake']), settings]
 }
 
-/** The environment variables that change what is built, those that are set. */
-export function buildOptions() {
+/** What changes the addon: the environment variables for it that are set, and the GPU targets when it has GPU code. */
+export function buildOptions(root) {
   const names = ['CXX', 'NIBBLET_WERROR']
-  return Object.fromEntries(names.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])))
+  const set = Object.fromEntries(names.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])))
+  const cuda = chooseCuda(process.env, readJson(join(root, addonStamp))?.settings?.options?.cuda)
+  return cuda === undefined ? set : { ...set, cuda }
 }
 
 /** The files and settings that `dist` depends on. */
