@@ -1,4 +1,7 @@
 import { ModelError } from '../errors.js'
+import { show } from './fields.js'
+import { NameExpression, PatternError, type PatternNode, StateBudget } from './name-expression.js'
+import { parseRegex, parseWildcard } from './name-pattern.js'
 
 /** Tells whether a module name matches. Names are canonical: they start with `backbone.` or are `lm_head`. */
 export type ModuleMatcher = (module: string) => boolean
@@ -17,27 +20,29 @@ function spellings(module: string): string[] {
   return module.startsWith(canonicalPrefix) ? [module, otherPrefix + module.slice(canonicalPrefix.length)] : [module]
 }
 
-/** Python's `fnmatch`: `*` any text, `?` one character, `[abc]` and `[!abc]` sets; everything else is literal. */
-function globSource(pattern: string): string {
-  return pattern.replace(
-    /\[(!?)([^\]]+)\]|[\s\S]/g,
-    (part: string, negated: string | undefined, set: string | undefined) => {
-      if (part === '*') return '.*'
-      if (part === '?') return '.'
-      if (set !== undefined) return `[${negated === '!' ? '^' : ''}${set.replace(/[\\\]^[]/g, '\\$&')}]`
-      return part.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&')
-    },
-  )
+/** Compiles patterns that share a bound on their size. */
+function compileAll(
+  patterns: readonly string[],
+  parse: (pattern: string) => PatternNode,
+  file: string,
+): readonly NameExpression[] {
+  const budget = new StateBudget()
+  return patterns.map((pattern) => {
+    try {
+      return new NameExpression(parse(pattern), budget)
+    } catch (cause) {
+      if (!(cause instanceof PatternError)) throw cause
+      throw new ModelError(
+        cause.kind === 'syntax' ? 'BAD_FORMAT' : 'UNSUPPORTED_MODEL',
+        `expected a module pattern that nibblet can match in ${file}, got ${show(pattern)}: ${cause.message}.`,
+        { cause },
+      )
+    }
+  })
 }
 
-function compile(source: string, pattern: string, file: string): RegExp {
-  try {
-    return new RegExp(source, 's')
-  } catch (cause) {
-    throw new ModelError('BAD_FORMAT', `expected a valid module pattern in ${file}, got ${JSON.stringify(pattern)}.`, {
-      cause,
-    })
-  }
+function matchesAny(expressions: readonly NameExpression[], module: string): boolean {
+  return spellings(module).some((name) => expressions.some((expression) => expression.matches(name)))
 }
 
 /** A module and all that hold it, outermost first: `a.b.c` gives `a`, `a.b`, `a.b.c`. */
@@ -57,21 +62,22 @@ function literalMatcher(names: ReadonlySet<string>): ModuleMatcher {
 export function wildcardMatcher(patterns: readonly string[], file: string): ModuleMatcher {
   const wild = patterns.filter((pattern) => /[*?[]/.test(pattern))
   const literal = literalMatcher(new Set(patterns.filter((pattern) => !wild.includes(pattern)).map(canonicalName)))
-  const expressions = wild.map((pattern) => compile(`^${globSource(pattern)}$`, pattern, file))
-  return (module) =>
-    literal(module) || spellings(module).some((name) => expressions.some((expression) => expression.test(name)))
+  const expressions = compileAll(wild, parseWildcard, file)
+  return (module) => literal(module) || matchesAny(expressions, module)
 }
 
 /**
  * Matcher of compressed-tensors' `targets` and `ignore`: a module name, `re:` and a regular expression that must match
- * from the start of the name, or the class name `Linear`, which every module is that this is asked about.
+ * from the start of the name, or the class name `Linear`, which every module is that this is asked about. The time that a
+ * pattern takes is bounded whatever it says, since a config may come from anywhere.
  */
 export function targetMatcher(patterns: readonly string[], file: string): ModuleMatcher {
   if (patterns.includes('Linear')) return () => true
-  const expressions = patterns
-    .filter((pattern) => pattern.startsWith('re:'))
-    .map((pattern) => compile(`^(?:${pattern.slice(3)})`, pattern, file))
+  const expressions = compileAll(
+    patterns.filter((pattern) => pattern.startsWith('re:')),
+    (pattern) => parseRegex(pattern.slice(3)),
+    file,
+  )
   const literal = literalMatcher(new Set(patterns.filter((pattern) => !pattern.startsWith('re:')).map(canonicalName)))
-  return (module) =>
-    literal(module) || spellings(module).some((name) => expressions.some((expression) => expression.test(name)))
+  return (module) => literal(module) || matchesAny(expressions, module)
 }
