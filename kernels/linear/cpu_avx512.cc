@@ -43,7 +43,10 @@ NIBBLET_INLINE Floats madd(Floats a, float b, Floats c) {
 }
 
 NIBBLET_INLINE uint32_t nonzero(Floats a) {
-  return _mm512_cmp_ps_mask(a.v[0], _mm512_setzero_ps(), _CMP_NEQ_UQ);
+  uint32_t mask = _mm512_cmp_ps_mask(a.v[0], _mm512_setzero_ps(), _CMP_NEQ_UQ);
+  // Where registers are short, GCC 12 spills the mask as 16 bits and reads back 32. Not from a general register.
+  __asm__("" : "+r"(mask));
+  return mask;
 }
 
 #include "kernels/linear/blocks.inc"
