@@ -21,7 +21,7 @@ void export_device(Napi::Env env, Napi::Object exports) {
   export_function(env, exports, "deviceMemory", [](const Napi::CallbackInfo& info) -> Napi::Value {
     Napi::Object memory = Napi::Object::New(info.Env());
     memory.Set("allocated", static_cast<double>(unwrap<Device>(info[0])->allocated_bytes()));
-    memory.Set("available", static_cast<double>(available_memory()));
+    memory.Set("available", static_cast<double>(unwrap<Device>(info[0])->available_bytes()));
     return memory;
   });
   export_function(env, exports, "cpuVariant", [](const Napi::CallbackInfo& info) -> Napi::Value {

@@ -2,8 +2,10 @@
 
 #include <atomic>
 #include <memory>
+#include <string>
 
 #include "kernels/step.h"
+#include "native/runtime/error.h"
 
 namespace nibblet {
 
@@ -14,13 +16,22 @@ struct Execution {
   const std::atomic<bool>* cancelled;
 };
 
+struct CudaExecution;
+
 /// One enqueued piece of work: an op with its operands bound, a load, a copy. It holds references to all that it touches.
 class Command {
  public:
   virtual ~Command() = default;
   virtual const char* name() const = 0;
-  /// Runs on the device's engine thread. Throws Error on failure.
+  /// Throws OP_FAILED when the step, null before a stream's first, asks for what cannot be. On the engine thread, before
+  /// anything of the job runs.
+  virtual void check(const Step*) const {}
+  /// Runs on the host, on its engine thread. Throws Error on failure.
   virtual void run(const Execution& execution) = 0;
+  /// Starts the work on a GPU (native/runtime/cuda/execution.h), or records it into a CUDA graph. Throws Error.
+  virtual void enqueue(const CudaExecution&) {
+    throw Error("OP_FAILED", std::string(name()) + " runs on the CPU alone: use device 'cpu' for it", name());
+  }
 };
 
 /// Floating-point work above which a phase is cut into slices, so that cancellation is seen within about 10 ms.

@@ -1,23 +1,47 @@
 #include "native/runtime/device.h"
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 
 #include "native/runtime/error.h"
+#include "native/runtime/host_device.h"
 #include "native/runtime/pool.h"
 #include "native/runtime/stream.h"
+#if NIBBLET_CUDA
+#include "native/runtime/cuda/device.h"
+#endif
 
 namespace nibblet {
 
 std::shared_ptr<Device> Device::open(const std::string& name) {
   static std::mutex mutex;
   static auto* devices = new std::map<std::string, std::weak_ptr<Device>>;
-  if (name != "cpu") throw Error("NO_DEVICE", "this build has no device '" + name + "'; use 'cpu'");
   std::lock_guard lock(mutex);
   std::shared_ptr<Device> device = (*devices)[name].lock();
-  if (!device) (*devices)[name] = device = std::make_shared<Device>(name);
+  if (device) return device;
+  if (name == "cpu") {
+    device = std::make_shared<HostDevice>(name);
+  } else {
+#if NIBBLET_CUDA
+    device = open_cuda_device(name);
+#else
+    throw Error("NO_DEVICE", "this build of nibblet has no device '" + name +
+                                 "': it has no GPU code; run `npm run build:cuda`, or use 'cpu'");
+#endif
+  }
+  (*devices)[name] = device;
   return device;
+}
+
+Device::Allocation Device::allocate(size_t bytes) {
+  const Allocation allocation = take(bytes);
+  allocated_.fetch_add(int64_t(allocation.bytes));
+  return allocation;
+}
+
+void Device::release(const Allocation& allocation) {
+  give(allocation);
+  allocated_.fetch_sub(int64_t(allocation.bytes));
 }
 
 void Device::attach(Stream* stream) {
@@ -66,6 +90,7 @@ Stream* Device::next_ready() {
 }
 
 void Device::drain() {
+  begin_thread();
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return stopping_ || (running_ = next_ready()) != nullptr; });
@@ -76,25 +101,6 @@ void Device::drain() {
     running_ = nullptr;
     changed_.notify_all();
   }
-}
-
-size_t available_memory() {
-  size_t available = SIZE_MAX;
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string key; meminfo >> key;) {
-    if (key == "MemAvailable:") {
-      size_t kilobytes = 0;
-      meminfo >> kilobytes;
-      available = kilobytes << 10;
-      break;
-    }
-    meminfo.ignore(256, '\n');
-  }
-  std::ifstream limit_file("/sys/fs/cgroup/memory.max"), used_file("/sys/fs/cgroup/memory.current");
-  size_t limit = 0, used = 0;
-  if (limit_file >> limit && used_file >> used)
-    available = std::min(available, limit > used ? limit - used : 0);
-  return available;
 }
 
 }  // namespace nibblet

@@ -9,6 +9,9 @@
 #include "native/runtime/stream.h"
 #include "native/runtime/tensor.h"
 #include "native/runtime/weight.h"
+#if NIBBLET_CUDA
+#include <cuda_runtime_api.h>
+#endif
 
 namespace nibblet {
 
@@ -74,13 +77,20 @@ class OpCommand : public Command {
   [[noreturn]] void fail(const std::string& what) const {
     throw Error("OP_FAILED", std::string(name_) + ": " + what, name_);
   }
-  const Step& step_of(const Execution& execution) const {
-    if (!execution.step) fail("no step was set; launch a graph or call stream.step first");
-    return *execution.step;
+  const Step& step_of(const Step* step) const {
+    if (!step) fail("no step was set; launch a graph or call stream.step first");
+    return *step;
   }
   /// Every slot of the step is below `slots`, and decode rows have slot states to read.
   void check_slots(const Step& step, int64_t slots, bool has_states) const;
   void check_tokens(const Step& step, int64_t capacity) const;
+#if NIBBLET_CUDA
+  /// Throws OP_FAILED unless the kernels could be launched.
+  void check_launch(cudaError_t error) const {
+    if (error != cudaSuccess)
+      fail(std::string("a kernel could not be launched: ") + cudaGetErrorString(error));
+  }
+#endif
 
  private:
   const char* name_;

@@ -1,17 +1,21 @@
 #include "native/runtime/stream.h"
 
-#include <cstring>
+#include <algorithm>
 
 namespace nibblet {
 namespace {
 
 Error closed_error() { return Error("STREAM_FAILED", "the stream was closed before this work was done"); }
 
+int checked(int threads) {
+  if (threads >= 1 && threads <= 1024) return threads;
+  throw invalid("expected 1 to 1024 for `threads`, got " + std::to_string(threads));
+}
+
 }  // namespace
 
-Stream::Stream(std::shared_ptr<Device> device, int threads) : device_(std::move(device)), threads_(threads) {
-  if (threads < 1 || threads > 1024)
-    throw invalid("expected 1 to 1024 for `threads`, got " + std::to_string(threads));
+Stream::Stream(std::shared_ptr<Device> device, int threads)
+    : device_(std::move(device)), threads_(checked(threads)), executor_(device_->executor(threads)) {
   device_->attach(this);
 }
 
@@ -54,8 +58,11 @@ std::shared_ptr<Graph> Stream::end_capture(Tensor result, bool result_rows) {
     throw invalid("a graph that reports rows needs a result that has rows, got " +
                   (result ? describe(result) : "none"));
   }
-  auto graph = std::make_shared<Graph>(
-      Graph{std::move(*recording_), std::move(result), result_rows, weak_from_this()});
+  auto graph = std::make_shared<Graph>();
+  graph->commands = std::move(*recording_);
+  graph->result = std::move(result);
+  graph->result_rows = result_rows;
+  graph->stream = weak_from_this();
   recording_.reset();
   return graph;
 }
@@ -74,7 +81,7 @@ void Stream::launch(std::shared_ptr<const Graph> graph, std::shared_ptr<const St
   if (recording_) throw invalid("a graph cannot be launched during capture");
   if (graph->stream.lock().get() != this)
     throw invalid("a graph can be launched only on the stream that captured it");
-  push({nullptr, std::move(graph), std::move(input), {}, std::move(cancel), std::move(done)});
+  push({std::move(input), nullptr, std::move(graph), {}, std::move(cancel), std::move(done)});
 }
 
 void Stream::sync(Completion done) {
@@ -98,21 +105,21 @@ void Stream::close() {
   closing_.store(true);
   {
     std::lock_guard lock(mutex_);
-    if (running_) running_->store(true);
+    for (const CancelFlag& flag : running_) flag->store(true);
   }
   device_->detach(this);
+  executor_->drain();
   recording_.reset();
   for (Job& job : queue_) {
     if (job.done) job.done({failure_ ? *failure_ : closed_error(), false, {}});
   }
   queue_.clear();
-  input_.reset();
   workspace_.reset();
 }
 
 bool Stream::ready() {
   std::lock_guard lock(mutex_);
-  return !queue_.empty() && !closing_.load();
+  return !queue_.empty() && !closing_.load() && !executor_->full();
 }
 
 void Stream::run_one() {
@@ -125,56 +132,23 @@ void Stream::run_one() {
     failure = failure_;
     if (!job.cancel) job.cancel = std::make_shared<std::atomic<bool>>(false);
     if (closing_.load()) job.cancel->store(true);
-    running_ = job.cancel;
+    if (!failure) running_.push_back(job.cancel);
   }
-  Outcome outcome;
   if (failure) {
-    outcome.error = failure;
-  } else {
-    outcome = execute(job);
+    if (job.done) job.done({failure, false, {}});
+    return;
+  }
+  executor_->run(job, [this, job](Outcome outcome) { finished(job, std::move(outcome)); });
+}
+
+void Stream::finished(const Job& job, Outcome outcome) {
+  {
     std::lock_guard lock(mutex_);
-    running_.reset();
+    running_.erase(std::find(running_.begin(), running_.end(), job.cancel));
     if (outcome.error) failure_ = outcome.error;
     if (outcome.cancelled && closing_.load()) outcome.error = closed_error();
   }
   if (job.done) job.done(std::move(outcome));
-}
-
-Outcome Stream::execute(Job& job) {
-  Outcome outcome;
-  auto stopped = [&] { return job.cancel->load(std::memory_order_relaxed); };
-  try {
-    if (job.input) input_ = job.input;
-    Execution execution{input_ ? &input_->step() : nullptr, threads_, job.cancel.get()};
-    if (job.command) job.command->run(execution);
-    if (job.graph) {
-      for (const auto& command : job.graph->commands) {
-        if (stopped()) break;
-        command->run(execution);
-      }
-      if (job.graph->result) job.tensor = job.graph->result;
-    }
-    if (stopped()) {
-      outcome.cancelled = true;
-    } else if (job.tensor) {
-      size_t bytes = job.tensor.bytes();
-      if (job.graph && job.graph->result_rows && execution.step) {
-        int64_t rows = execution.step->row_count, most = job.tensor.shape[0];
-        if (rows > most) {
-          throw Error("OP_FAILED", "the step wants " + std::to_string(rows) + " rows of a result of " +
-                                       std::to_string(most));
-        }
-        bytes = bytes / size_t(most) * size_t(rows);
-      }
-      const uint8_t* data = job.tensor.as<uint8_t>();
-      outcome.bytes.assign(data, data + bytes);
-    }
-  } catch (const Error& error) {
-    outcome.error = error;
-  } catch (const std::exception& error) {
-    outcome.error = Error("STREAM_FAILED", error.what());
-  }
-  return outcome;
 }
 
 }  // namespace nibblet

@@ -2,31 +2,15 @@
 
 #include <atomic>
 #include <deque>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <vector>
 
-#include "native/runtime/command.h"
 #include "native/runtime/device.h"
-#include "native/runtime/error.h"
-#include "native/runtime/graph.h"
-#include "native/runtime/step_input.h"
+#include "native/runtime/job.h"
 
 namespace nibblet {
-
-/// How a piece of work ended. `error` is set when it failed or never ran; `cancelled` when it was cut short on request.
-struct Outcome {
-  std::optional<Error> error;
-  bool cancelled = false;
-  std::vector<uint8_t> bytes;
-};
-
-/// Called once, on the engine thread, or on the closing thread for work that never ran.
-using Completion = std::function<void(Outcome)>;
-/// Set by the host to cut short the work it was given with.
-using CancelFlag = std::shared_ptr<std::atomic<bool>>;
 
 /// An ordered queue of work on a device. Methods are called from one host thread and never block on the device, except
 /// close(). A failing command poisons the stream: what waits completes with its error and later calls throw it.
@@ -64,20 +48,12 @@ class Stream : public std::enable_shared_from_this<Stream> {
   void run_one();
 
  private:
-  struct Job {
-    std::shared_ptr<Command> command;
-    std::shared_ptr<const Graph> graph;
-    std::shared_ptr<const StepInput> input;
-    Tensor tensor;
-    CancelFlag cancel;
-    Completion done;
-  };
-
   void push(Job job);
-  Outcome execute(Job& job);
+  void finished(const Job& job, Outcome outcome);
 
   const std::shared_ptr<Device> device_;
   const int threads_;
+  const std::unique_ptr<Executor> executor_;
   std::shared_ptr<Buffer> workspace_;
   std::optional<std::vector<std::shared_ptr<Command>>> recording_;
   bool closed_ = false;
@@ -85,9 +61,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
   std::mutex mutex_;
   std::deque<Job> queue_;
   std::optional<Error> failure_;
-  CancelFlag running_;  // the flag of the work under way, so that close() reaches into it
+  std::vector<CancelFlag> running_;  // the flags of the work under way, so that close() reaches into it
   std::atomic<bool> closing_{false};
-  std::shared_ptr<const StepInput> input_;  // engine thread only
 };
 
 }  // namespace nibblet

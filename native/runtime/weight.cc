@@ -1,7 +1,7 @@
 #include "native/runtime/weight.h"
 
-#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "kernels/pack/pack.h"
 #include "native/runtime/error.h"
@@ -30,7 +30,8 @@ Weight::Weight(std::shared_ptr<Device> device, Format format, Layout layout, int
   matrix_bytes_ = packed_matrix_bytes(format, layout, out, in);
   size_t scale_bytes = size_t(matrices) * size_t(out) * sizeof(float);
   buffer_ = std::make_shared<Buffer>(std::move(device), size_t(matrices) * matrix_bytes_ + scale_bytes);
-  std::fill_n(row_scales(0), size_t(matrices) * size_t(out), 1.0f);
+  const std::vector<float> ones(size_t(matrices) * size_t(out), 1.0f);
+  buffer_->device()->write(row_scales(0), ones.data(), scale_bytes);
 }
 
 float* Weight::row_scales(int32_t index) const {

@@ -3,6 +3,10 @@
 #include <cmath>
 
 #include "native/runtime/ops.h"
+#if NIBBLET_CUDA
+#include "kernels/attention/cuda.h"
+#include "native/runtime/cuda/execution.h"
+#endif
 
 namespace nibblet {
 namespace {
@@ -39,15 +43,19 @@ class Attention : public OpCommand {
     args_.cache_type = cache.dtype;
     args_.cache = cache.as<void>();
     args_.y = call.tensor("y").as<void>();
+#if NIBBLET_CUDA
+    if (const CudaTarget* target = call.stream->device()->cuda()) {
+      if (exact_) call.fail("`exact` runs on the CPU alone; use device 'cpu' for it");
+      cuda_ = CudaScratchBuffers(*call.stream,
+                                 attention_cuda_scratch(args_, static_cast<int32_t>(capacity_), *target));
+    }
+#endif
   }
 
-  void run(const Execution& execution) override {
-    AttentionArgs args = args_;
-    const Step& step = step_of(execution);
-    args.step = &step;
+  void check(const Step* given) const override {
+    const Step& step = step_of(given);
     check_tokens(step, capacity_);
-    check_slots(step, slot_count_, args.slots != nullptr);
-    double work = 0;
+    check_slots(step, slot_count_, args_.slots != nullptr);
     for (int32_t s = 0; s < step.sequence_count; ++s) {
       const Sequence& sequence = step.sequences[s];
       int32_t used = (sequence.position + sequence.count + kPageTokens - 1) / kPageTokens;
@@ -55,15 +63,37 @@ class Attention : public OpCommand {
         int32_t page = step.pages[int64_t(s) * step.pages_per_sequence + i];
         if (page < 0 || page >= pages_) fail("page " + std::to_string(page) + " does not exist");
       }
+    }
+  }
+
+  void run(const Execution& execution) override {
+    AttentionArgs args = args_;
+    const Step& step = *execution.step;
+    args.step = &step;
+    double work = 0;
+    for (int32_t s = 0; s < step.sequence_count; ++s) {
+      const Sequence& sequence = step.sequences[s];
       work += 2.0 * sequence.count * (sequence.position + sequence.count) * args.heads * args.head_dim;
     }
     run_phases(execution, exact_ ? attention_reference : attention, kAttentionPhases, args, work);
   }
 
+#if NIBBLET_CUDA
+  void enqueue(const CudaExecution& execution) override {
+    AttentionArgs args = args_;
+    args.step = execution.step;
+    check_launch(attention_cuda(args, static_cast<int32_t>(capacity_), cuda_.workspace(), cuda_.counters(),
+                                execution.target));
+  }
+#endif
+
  private:
   AttentionArgs args_{};
   bool exact_;
   int64_t slot_count_, capacity_, pages_;
+#if NIBBLET_CUDA
+  CudaScratchBuffers cuda_;
+#endif
 };
 
 }  // namespace

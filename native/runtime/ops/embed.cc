@@ -1,6 +1,10 @@
 #include "kernels/embed/embed.h"
 
 #include "native/runtime/ops.h"
+#if NIBBLET_CUDA
+#include "kernels/embed/cuda.h"
+#include "native/runtime/cuda/execution.h"
+#endif
 
 namespace nibblet {
 namespace {
@@ -22,8 +26,8 @@ class Embed : public OpCommand {
     args_.y = call.tensor("y").as<float>();
   }
 
-  void run(const Execution& execution) override {
-    const Step& step = step_of(execution);
+  void check(const Step* given) const override {
+    const Step& step = step_of(given);
     check_tokens(step, capacity_);
     check_slots(step, slot_count_, args_.slots != nullptr);
     for (int32_t t = 0; t < step.tokens; ++t) {
@@ -31,6 +35,12 @@ class Embed : public OpCommand {
         fail("token id " + std::to_string(step.ids[t]) + " is outside the vocabulary of " +
              std::to_string(vocabulary_));
       }
+    }
+  }
+
+  void run(const Execution& execution) override {
+    const Step& step = *execution.step;
+    for (int32_t t = 0; t < step.tokens; ++t) {
       if (step.ids[t] != -1) continue;
       int32_t sampled = args_.slots[step.sequences[step.sequence_of[t]].slot].token;
       if (sampled < 0 || sampled >= vocabulary_) {
@@ -42,6 +52,14 @@ class Embed : public OpCommand {
     args.step = &step;
     run_phases(execution, embed, kEmbedPhases, args, double(step.tokens) * args.hidden);
   }
+
+#if NIBBLET_CUDA
+  void enqueue(const CudaExecution& execution) override {
+    EmbedArgs args = args_;
+    args.step = execution.step;
+    check_launch(embed_cuda(args, static_cast<int32_t>(capacity_), execution.target));
+  }
+#endif
 
  private:
   EmbedArgs args_{};

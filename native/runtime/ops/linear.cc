@@ -3,6 +3,10 @@
 #include <climits>
 
 #include "native/runtime/ops.h"
+#if NIBBLET_CUDA
+#include "kernels/linear/cuda.h"
+#include "native/runtime/cuda/execution.h"
+#endif
 
 namespace nibblet {
 namespace {
@@ -42,19 +46,28 @@ class Linear : public OpCommand {
     args_.y = y.as<void>();
     args_.y_type = y.dtype;
     args_.y_stride = out;
+    if (call.stream->device()->cuda()) {
+      bind_cuda(call);
+      return;
+    }
     workspace_ = call.stream->workspace(linear_scratch_floats(capacity_, args_.weight.in) * sizeof(float));
     args_.prepared = reinterpret_cast<float*>(workspace_->data());
   }
 
-  void run(const Execution& execution) override {
-    const Step& step = step_of(execution);
+  void check(const Step* given) const override {
+    const Step& step = step_of(given);
     check_tokens(step, x_capacity_);
-    LinearArgs args = args_;
-    args.count = select_rows_ ? step.row_count : step.tokens;
-    if (args.count > capacity_) {
-      fail("the step wants " + std::to_string(args.count) + " rows, the graph was captured for " +
+    const int32_t rows = rows_of(step);
+    if (rows > capacity_) {
+      fail("the step wants " + std::to_string(rows) + " rows, the graph was captured for " +
            std::to_string(capacity_));
     }
+  }
+
+  void run(const Execution& execution) override {
+    const Step& step = *execution.step;
+    LinearArgs args = args_;
+    args.count = rows_of(step);
     if (select_rows_) args.rows = step.rows;
     if (args.count == 0) return;
     // The prologue is cut by rows.
@@ -63,11 +76,34 @@ class Linear : public OpCommand {
                most);
   }
 
+#if NIBBLET_CUDA
+  void enqueue(const CudaExecution& execution) override {
+    check_launch(linear_cuda(args_, execution.step, cuda_.workspace(), cuda_.counters(), execution.target));
+  }
+#endif
+
  private:
+  int32_t rows_of(const Step& step) const { return select_rows_ ? step.row_count : step.tokens; }
+
+  void bind_cuda([[maybe_unused]] const OpCall& call) {
+#if NIBBLET_CUDA
+    if (args_.exact || args_.quantize_input)
+      call.fail("`exact` and `quantizeInput` run on the CPU alone; use device 'cpu' for them");
+    args_.count = static_cast<int32_t>(capacity_);
+    // Which ones is in the step, on the device.
+    static const LogitsRow some{};
+    if (select_rows_) args_.rows = &some;
+    cuda_ = CudaScratchBuffers(*call.stream, linear_cuda_scratch(args_, *call.stream->device()->cuda()));
+#endif
+  }
+
   LinearArgs args_{};
   bool select_rows_;
   int64_t capacity_, x_capacity_;
   std::shared_ptr<Buffer> workspace_;
+#if NIBBLET_CUDA
+  CudaScratchBuffers cuda_;
+#endif
 };
 
 }  // namespace

@@ -1,6 +1,10 @@
 #include "kernels/mamba/mamba.h"
 
 #include "native/runtime/ops.h"
+#if NIBBLET_CUDA
+#include "kernels/mamba/cuda.h"
+#include "native/runtime/cuda/execution.h"
+#endif
 
 namespace nibblet {
 namespace {
@@ -53,26 +57,49 @@ class Mamba : public OpCommand {
     args_.conv_state = call.tensor("convState").as<void>();
     args_.ssm_state = state.as<float>();
     args_.y = call.tensor("y").as<void>();
+#if NIBBLET_CUDA
+    if (const CudaTarget* target = call.stream->device()->cuda()) {
+      if (exact_) call.fail("`exact` runs on the CPU alone; use device 'cpu' for it");
+      cuda_ = CudaScratchBuffers(*call.stream,
+                                 mamba_cuda_scratch(args_, static_cast<int32_t>(capacity_), *target));
+      return;
+    }
+#endif
     size_t convolved = size_t(capacity_) * size_t(channels);
     workspace_ = call.stream->workspace((convolved + size_t(capacity_) * size_t(inner)) * sizeof(float));
     args_.convolved = reinterpret_cast<float*>(workspace_->data());
     args_.scanned = args_.convolved + convolved;
   }
 
+  void check(const Step* step) const override {
+    check_tokens(step_of(step), capacity_);
+    check_slots(*step, slot_count_, args_.slots != nullptr);
+  }
+
   void run(const Execution& execution) override {
     MambaArgs args = args_;
-    args.step = &step_of(execution);
-    check_tokens(*args.step, capacity_);
-    check_slots(*args.step, slot_count_, args.slots != nullptr);
+    args.step = execution.step;
     double work = 2.0 * args.step->tokens * args.heads * args.head_dim * args.state;
     run_phases(execution, exact_ ? mamba_reference : mamba, kMambaPhases, args, work);
   }
+
+#if NIBBLET_CUDA
+  void enqueue(const CudaExecution& execution) override {
+    MambaArgs args = args_;
+    args.step = execution.step;
+    check_launch(mamba_cuda(args, static_cast<int32_t>(capacity_), cuda_.workspace(), cuda_.counters(),
+                            execution.target));
+  }
+#endif
 
  private:
   MambaArgs args_{};
   bool exact_;
   int64_t slot_count_, capacity_;
   std::shared_ptr<Buffer> workspace_;
+#if NIBBLET_CUDA
+  CudaScratchBuffers cuda_;
+#endif
 };
 
 }  // namespace

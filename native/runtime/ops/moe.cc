@@ -4,6 +4,10 @@
 #include <climits>
 
 #include "native/runtime/ops.h"
+#if NIBBLET_CUDA
+#include "kernels/moe/cuda.h"
+#include "native/runtime/cuda/execution.h"
+#endif
 
 namespace nibblet {
 namespace {
@@ -62,13 +66,22 @@ class Moe : public OpCommand {
     statistics_ = call.tensor("statistics");
     if (statistics_.offset % sizeof(uint64_t) != 0)
       call.fail("`statistics` holds 64-bit counters and is not aligned to 8");
+#if NIBBLET_CUDA
+    if (const CudaTarget* target = call.stream->device()->cuda()) {
+      if (args_.exact) call.fail("`exact` runs on the CPU alone; use device 'cpu' for it");
+      args_.tokens = static_cast<int32_t>(capacity_);
+      cuda_ = CudaScratchBuffers(*call.stream, moe_cuda_scratch(args_, *target));
+      return;
+    }
+#endif
     workspace_ = call.stream->workspace(moe_scratch_bytes(args_, capacity_));
     args_.scratch = workspace_->data();
   }
 
+  void check(const Step* step) const override { check_tokens(step_of(step), capacity_); }
+
   void run(const Execution& execution) override {
-    const Step& step = step_of(execution);
-    check_tokens(step, capacity_);
+    const Step& step = *execution.step;
     MoeArgs args = args_;
     args.tokens = step.tokens;
     double routed = double(args.top_k) * args.up.out, shared = args.shared_up.data ? args.shared_up.out : 0;
@@ -85,6 +98,13 @@ class Moe : public OpCommand {
     const bool cancelled = execution.cancelled && execution.cancelled->load();
     if (statistics_ && !cancelled) moe_statistics(args, statistics_.as<uint64_t>());
   }
+
+#if NIBBLET_CUDA
+  void enqueue(const CudaExecution& execution) override {
+    check_launch(moe_cuda(args_, execution.step, statistics_.as<uint64_t>(), cuda_.workspace(),
+                          cuda_.counters(), execution.target));
+  }
+#endif
 
  private:
   WeightView matrices(const OpCall& call, const char* name, int64_t count, int64_t out, int64_t in) const {
@@ -104,6 +124,9 @@ class Moe : public OpCommand {
   int64_t capacity_;
   Tensor statistics_;
   std::shared_ptr<Buffer> workspace_;
+#if NIBBLET_CUDA
+  CudaScratchBuffers cuda_;
+#endif
 };
 
 }  // namespace

@@ -1,6 +1,10 @@
 #include "kernels/sample/sample.h"
 
 #include "native/runtime/ops.h"
+#if NIBBLET_CUDA
+#include "kernels/sample/cuda.h"
+#include "native/runtime/cuda/execution.h"
+#endif
 
 namespace nibblet {
 namespace {
@@ -24,22 +28,46 @@ class Sample : public OpCommand {
     args_.seen = call.tensor("seen").as<uint8_t>();
     args_.counts = call.tensor("counts").as<uint32_t>();
     args_.results = call.tensor("results").as<Result>();
+#if NIBBLET_CUDA
+    if (const CudaTarget* target = call.stream->device()->cuda()) {
+      cuda_ = CudaScratchBuffers(*call.stream,
+                                 sample_cuda_scratch(args_, static_cast<int32_t>(capacity_), *target));
+      return;
+    }
+#endif
     workspace_ =
         call.stream->workspace(size_t(call.stream->threads()) * size_t(vocabulary) * sizeof(int32_t));
     args_.scratch = reinterpret_cast<int32_t*>(workspace_->data());
   }
 
-  void run(const Execution& execution) override {
-    SampleArgs args = args_;
-    const Step& step = step_of(execution);
-    args.step = &step;
+  void check(const Step* given) const override {
+    const Step& step = step_of(given);
     check_slots(step, slot_count_, true);
-    if (step.row_count == 0 && step.sequence_count == 0) return;
     if (step.row_count > capacity_) fail("the step samples more rows than the graph was captured for");
     if (step.row_count > 0 && !step.sampling) fail("the step has rows but no sampling parameters");
     check_ids(step);
+  }
+
+  void run(const Execution& execution) override {
+    SampleArgs args = args_;
+    const Step& step = *execution.step;
+    args.step = &step;
+    if (step.row_count == 0 && step.sequence_count == 0) return;
+    for (int32_t r = 0; r < step.row_count; ++r) {
+      if (args.slots[step.sequences[step.rows[r].sequence].slot].forced < 0)
+        fail("a slot holds a negative count");
+    }
     run_phases_unsliced(execution, sample, kSamplePhases, args);
   }
+
+#if NIBBLET_CUDA
+  void enqueue(const CudaExecution& execution) override {
+    SampleArgs args = args_;
+    args.step = execution.step;
+    check_launch(sample_cuda(args, static_cast<int32_t>(capacity_), cuda_.workspace(), cuda_.counters(),
+                             execution.target));
+  }
+#endif
 
  private:
   /// Every id that indexes the vocabulary: prompt tokens whose counts are kept, and forced tokens.
@@ -59,14 +87,15 @@ class Sample : public OpCommand {
       const Sampling& sampling = step.sampling[r];
       for (int32_t i = 0; i < sampling.forced_count; ++i)
         check(step.lists[sampling.forced_first + i], "forced id");
-      if (args_.slots[step.sequences[step.rows[r].sequence].slot].forced < 0)
-        fail("a slot holds a negative count");
     }
   }
 
   SampleArgs args_{};
   int64_t slot_count_, capacity_;
   std::shared_ptr<Buffer> workspace_;
+#if NIBBLET_CUDA
+  CudaScratchBuffers cuda_;
+#endif
 };
 
 }  // namespace

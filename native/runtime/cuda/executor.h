@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "native/runtime/cuda/device.h"
+#include "native/runtime/cuda/staging.h"
+#include "native/runtime/cuda/step_memory.h"
+#include "native/runtime/job.h"
+
+namespace nibblet {
+
+/// Starts jobs on a CUDA stream of its own, a few ahead of the GPU, and finishes them from a second thread as their events
+/// come. A graph becomes a CUDA graph at its first launch. A job is cancelled only before it starts.
+class CudaExecutor : public Executor {
+ public:
+  CudaExecutor(std::shared_ptr<CudaDevice> device, int threads);
+  ~CudaExecutor() override;
+
+  void run(Job job, Completion finish) override;
+  bool full() override;
+  void drain() override;
+
+ private:
+  /// A job whose work is on the stream; kept alive until the GPU is done with it.
+  struct Started {
+    Job job;
+    Completion finish;
+    Outcome outcome;
+    cudaEvent_t event = nullptr;
+    PinnedMemory result;
+    size_t result_bytes = 0;
+  };
+
+  void start(Started& started);
+  void launch(const Graph& graph, const Execution& host);
+  void read_back(Started& started, const Report& report);
+  cudaEvent_t record();
+  void complete();
+
+  const std::shared_ptr<CudaDevice> device_;
+  const int threads_;
+  CudaTarget target_;
+  StepMemory step_memory_;
+  CudaStaging staging_;
+  std::shared_ptr<const StepInput> input_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Started> started_;
+  std::vector<cudaEvent_t> events_;     // not in use
+  std::vector<PinnedMemory> results_;   // not in use
+  bool stopping_ = false;
+  std::thread completer_;
+};
+
+}  // namespace nibblet
