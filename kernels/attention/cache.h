@@ -10,12 +10,12 @@ namespace nibblet {
 enum CachePart : int32_t { kKey = 0, kValue = 1 };
 
 /// Elements of one row of qkv.
-inline size_t qkv_row(const AttentionArgs& args) {
+NIBBLET_HD inline size_t qkv_row(const AttentionArgs& args) {
   return (size_t(args.heads) + 2 * size_t(args.kv_heads)) * args.head_dim;
 }
 
 /// Index in the cache of element 0 of the key or value at `position` of sequence `sequence` (its index in the step).
-inline size_t cache_index(const AttentionArgs& args, int32_t sequence, int32_t position, CachePart part,
+NIBBLET_HD inline size_t cache_index(const AttentionArgs& args, int32_t sequence, int32_t position, CachePart part,
                           int32_t head) {
   const Step& step = *args.step;
   const int32_t page = step.pages[int64_t(sequence) * step.pages_per_sequence + position / kPageTokens];
@@ -24,7 +24,7 @@ inline size_t cache_index(const AttentionArgs& args, int32_t sequence, int32_t p
 }
 
 /// What a cached element is multiplied by when it is read.
-inline float cache_scale(const AttentionArgs& args, CachePart part) {
+NIBBLET_HD inline float cache_scale(const AttentionArgs& args, CachePart part) {
   if (args.cache_type != DType::e4m3) return 1;
   return part == kKey ? args.k_scale : args.v_scale;
 }

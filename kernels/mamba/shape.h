@@ -13,18 +13,18 @@ struct MambaShape {
   int32_t channels;  ///< of the convolution: x | B | C
   int32_t row;       ///< of `projected`: z | x B C | dt
 
-  explicit MambaShape(const MambaArgs& args)
+  NIBBLET_HD explicit MambaShape(const MambaArgs& args)
       : inner(args.heads * args.head_dim),
         channels(inner + 2 * args.groups * args.state),
         row(inner + channels + args.heads) {}
 
   /// Index of channel 0 of token t in `projected`.
-  size_t channel_row(int32_t t) const { return size_t(t) * row + inner; }
+  NIBBLET_HD size_t channel_row(int32_t t) const { return size_t(t) * row + inner; }
   /// Index of head 0's dt of token t in `projected`.
-  size_t dt_row(int32_t t) const { return size_t(t) * row + inner + channels; }
+  NIBBLET_HD size_t dt_row(int32_t t) const { return size_t(t) * row + inner + channels; }
 };
 
-inline float silu(float x) { return x / (1 + std::exp(-x)); }
-inline float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
+NIBBLET_HD inline float silu(float x) { return x / (1 + std::exp(-x)); }
+NIBBLET_HD inline float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 
 }  // namespace nibblet
