@@ -1,5 +1,15 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -71,10 +81,14 @@ export class Fixture {
     return join(this.root, folder, 'npm-cli.cjs')
   }
 
-  /** Starts set-up; `result` resolves when it has ended. */
-  start(env: NodeJS.ProcessEnv = {}, nodeOptions: string[] = []): { child: ChildProcess; result: Promise<RunResult> } {
+  /** Starts set-up, or another script of tools; `result` resolves when it has ended. */
+  start(
+    env: NodeJS.ProcessEnv = {},
+    nodeOptions: string[] = [],
+    script = 'setup.mjs',
+  ): { child: ChildProcess; result: Promise<RunResult> } {
     const started = performance.now()
-    const child = spawn(process.execPath, [...nodeOptions, join(this.root, 'tools/setup.mjs')], {
+    const child = spawn(process.execPath, [...nodeOptions, join(this.root, 'tools', script)], {
       // No test may reach the real npm unless it means to.
       env: { ...cleanEnvironment(), npm_execpath: this.npm(), ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -114,6 +128,7 @@ export class Fixture {
   /** A folder with every program of PATH except those named, for use as PATH. */
   pathWithout(...names: string[]): string {
     const folder = join(this.root, `path-without-${names.join('-')}`)
+    if (existsSync(folder)) return folder
     mkdirSync(folder)
     const seen = new Set(names)
     for (const entry of (process.env.PATH ?? '').split(delimiter)) {
@@ -171,7 +186,7 @@ function readNames(folder: string): string[] {
 
 /** The environment without what would steer set-up. */
 function cleanEnvironment(): NodeJS.ProcessEnv {
-  const steering = /^(NIBBLET_|CXX|CXXFLAGS|LDFLAGS|npm_)/
+  const steering = /^(NIBBLET_|CXX|CXXFLAGS|LDFLAGS|CUDA|NVCC|npm_)/
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !steering.test(name)))
 }
 
