@@ -59,7 +59,8 @@ test('the archive holds dist, what a source build needs and the notices, and not
     return [`${stem}.js`, `${stem}.d.ts`]
   })
   const documents = ['CHANGELOG.md', 'LICENSE', 'NOTICE', 'README.md', 'THIRD_PARTY.md']
-  const build = ['CMakeLists.txt', 'binding.gyp', 'sources.json', 'tools/setup.mjs', ...below('tools/setup')]
+  const scripts = ['tools/setup.mjs', 'tools/setup-cuda.mjs', ...below('tools/setup')]
+  const build = ['CMakeLists.txt', 'binding.gyp', 'sources.json', ...scripts]
   const expected = ['package.json', ...documents, ...build, ...below('kernels'), ...below('native'), ...compiled]
   expect(packed.files.map(({ path }) => path).sort()).toEqual(expected.sort())
 })

@@ -234,7 +234,7 @@ describe('build:cuda', () => {
   const packages = choosePackages(findSystem())
   const toolchain = isInstalled(repository, packages)
   test.skipIf(!toolchain)(
-    'adds GPU code, which later set-ups keep until it is declined',
+    `adds GPU code, which later set-ups keep until it is declined${toolchain ? '' : ' (needs `npm run setup:cuda`)'}`,
     { timeout: 180_000 },
     async () => {
       const fixture = makeFixture()
