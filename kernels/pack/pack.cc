@@ -196,6 +196,33 @@ void pack_column_rows(const PackArgs& args, int32_t first, int32_t last) {
   }
 }
 
+/// The rows of [first, last) that one tile of fragments holds; element by element, as this is the specification.
+void pack_fragment_rows(const PackArgs& args, int32_t first, int32_t last) {
+  const Source stride = source_strides(args);
+  const int32_t inputs = fragment_inputs(args.format);
+  const size_t element_bytes = args.format == Format::bf16 ? 2 : 1;
+  for (int32_t from = first; from < last; from++) {
+    const uint8_t* elements = args.elements + from * stride.elements;
+    const int32_t row = (args.first_row + from) % kFragmentRows;
+    uint8_t* tile = args.matrix + size_t((args.first_row + from) / kFragmentRows) *
+                                      fragment_tile_bytes(args.format, args.in);
+    for (int32_t k = 0; k < args.in; k++) {
+      uint8_t* unit = tile + size_t(k / inputs) * fragment_unit_bytes(args.format);
+      uint8_t* to = unit + fragment_element_offset(args.format, row, k % inputs);
+      if (args.format == Format::nvfp4) {
+        const uint32_t code = elements[k / 2] >> (k % 2 * 4) & 15;
+        store(to, load<uint32_t>(to) | fragment_code_bits(code, fragment_register(row, k % inputs), k % 2));
+        if (k % kBlockInputs == 0) {
+          unit[fragment_scale_offset(row, k % inputs)] =
+              args.block_scales[from * stride.scales + size_t(k / kBlockInputs)];
+        }
+      } else {
+        std::memcpy(to, elements + size_t(k) * element_bytes, element_bytes);
+      }
+    }
+  }
+}
+
 float decode(Format format, const uint8_t* element, int nibble_shift) {
   switch (format) {
     case Format::f32:
@@ -225,6 +252,9 @@ size_t packed_matrix_bytes(Format format, Layout layout, int32_t out, int32_t in
     case Layout::columns:
       bytes = columns_matrix_bytes(out, in);
       break;
+    case Layout::fragments:
+      bytes = size_t(round_up(out, kFragmentRows) / kFragmentRows) * fragment_tile_bytes(format, in);
+      break;
   }
   return (bytes + 63) / 64 * 64;
 }
@@ -250,6 +280,9 @@ void pack(const PackArgs& args, int, int worker, int workers) {
       case Layout::columns:
         pack_column_rows(args, first, last);
         break;
+      case Layout::fragments:
+        pack_fragment_rows(args, first, last);
+        break;
     }
   }
 }
@@ -270,6 +303,17 @@ float unpack_element(const WeightView& weight, int32_t matrix, int32_t row, int3
     element = block + size_t(column % kBlockInputs) * column_bytes(weight.out) + column_element_offset(row);
     scale = block + column_scales_offset(weight.out) + row;
     nibble_shift = column_nibble_shift(row);
+  } else if (weight.layout == Layout::fragments) {
+    const int32_t inputs = fragment_inputs(weight.format);
+    const int32_t in_tile = row % kFragmentRows, in_unit = column % inputs;
+    const uint8_t* unit = data + size_t(row / kFragmentRows) * fragment_tile_bytes(weight.format, weight.in) +
+                          size_t(column / inputs) * fragment_unit_bytes(weight.format);
+    element = unit + fragment_element_offset(weight.format, in_tile, in_unit);
+    if (weight.format == Format::nvfp4) {
+      return e2m1_to_float(uint8_t(fragment_code(load<uint32_t>(element), in_tile, in_unit))) *
+             e4m3_to_float(unit[fragment_scale_offset(in_tile, in_unit)]);
+    }
+    return decode(weight.format, element, 0);
   } else {
     element = data + size_t(row) * row_bytes(weight.format, weight.in) + row_bytes(weight.format, column);
     scale = data + rows_scales_offset(weight.out, weight.in) +

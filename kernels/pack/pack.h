@@ -21,7 +21,7 @@ struct PackArgs {
   /// f32, bf16, e4m3: [rows, in]; nvfp4: codes [rows, in / 2], low nibble = even column
   const uint8_t* elements;
   const uint8_t* block_scales;  ///< nvfp4: e4m3 [rows, in / 16]; otherwise null
-  uint8_t* matrix;              ///< start of the destination matrix; for panels and columns zero beforehand
+  uint8_t* matrix;              ///< start of the destination matrix; zero beforehand unless Layout::rows
   /// Set to 1 + the index of a block scale (or e4m3 element) that is NaN or a block scale that is negative;
   /// any one of them when there are several. 0 when all is well.
   std::atomic<int64_t>* bad;

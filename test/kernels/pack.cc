@@ -14,6 +14,13 @@ struct Shape {
   int32_t in;
 };
 
+/// Layout::fragments too, which no CPU kernel reads.
+std::vector<Layout> every_layout(Format format) {
+  std::vector<Layout> all = layouts(format);
+  if (format != Format::f32) all.push_back(Layout::fragments);
+  return all;
+}
+
 /// in: multiples of 16, and tails where the format allows them.
 std::vector<Shape> shapes(Format format) {
   std::vector<Shape> all = {{1, 16}, {15, 48}, {16, 32}, {17, 64}, {40, 1856}};
@@ -33,7 +40,7 @@ void check_values(const RandomWeight& source, const WeightView& view) {
 
 TEST(pack_round_trip) {
   for (Format format : kFormats) {
-    for (Layout layout : layouts(format)) {
+    for (Layout layout : every_layout(format)) {
       for (Shape shape : shapes(format)) {
         RandomWeight source(format, shape.out, shape.in, 1);
         PackedWeight packed(source, layout);
@@ -99,9 +106,58 @@ TEST(pack_columns_are_as_documented) {
   }
 }
 
+TEST(pack_fragments_are_as_documented) {
+  // Registers a0 to a3 of every lane and mma, against where mma_bf16 wants rows and slots.
+  RandomWeight codes(Format::nvfp4, 32, 256, 9);
+  PackedWeight packed(codes, Layout::fragments);
+  CHECK_EQ(packed.bytes.size(), size_t(2 * 2 * 1152));
+  for (int32_t tile = 0; tile < 2; tile++) {
+    for (int32_t unit = 0; unit < 2; unit++) {
+      const uint8_t* at = packed.bytes.data() + (tile * 2 + unit) * 1152;
+      for (int32_t lane = 0; lane < 32; lane++) {
+        const int32_t g = lane / 4, t = lane % 4;
+        for (int32_t i = 0; i < 8; i++) {
+          uint32_t word;
+          std::memcpy(&word, at + i / 4 * 512 + lane * 16 + i % 4 * 4, 4);
+          const uint64_t wide = uint64_t{word & 0x6c006c00} * 0x104200;
+          const uint32_t registers[] = {word, word << 3, word << 6, uint32_t(wide | wide >> 32)};
+          for (int32_t j = 0; j < 4; j++) {
+            for (int32_t e = 0; e < 2; e++) {
+              const int32_t row = tile * 16 + g + j % 2 * 8;
+              const int32_t k = unit * 128 + (2 * t + j / 2) * 16 + 2 * i + e;
+              const double value = bf16_value(uint16_t((registers[j] & 0x81c081c0) >> (16 * e)));
+              const int code = codes.elements[size_t(row * 128 + k / 2)] >> (k % 2 * 4) & 15;
+              CHECK_EQ(std::ldexp(value, 126), e2m1_value(code));
+            }
+          }
+        }
+        for (int32_t j = 0; j < 4; j++) {
+          const int32_t row = tile * 16 + g + j / 2 * 8, block = unit * 8 + 2 * t + j % 2;
+          CHECK_EQ(at[1024 + lane * 4 + j], codes.block_scales[size_t(row * 16 + block)]);
+        }
+      }
+    }
+  }
+  RandomWeight halves(Format::bf16, 16, 32, 10), bytes(Format::e4m3, 16, 32, 11);
+  PackedWeight packed_halves(halves, Layout::fragments), packed_bytes(bytes, Layout::fragments);
+  for (int32_t lane = 0; lane < 32; lane++) {
+    for (int32_t i = 0; i < 2; i++) {
+      for (int32_t j = 0; j < 4; j++) {
+        for (int32_t e = 0; e < 2; e++) {
+          const int32_t row = lane / 4 + j % 2 * 8, k = lane % 4 * 8 + i * 4 + j / 2 * 2 + e;
+          const uint8_t* half = packed_halves.bytes.data() + i * 512 + lane * 16 + j * 4 + e * 2;
+          CHECK(std::equal(half, half + 2, &halves.elements[size_t(row * 32 + k) * 2]));
+          CHECK_EQ(packed_bytes.bytes.data()[lane * 16 + (i * 2 + j / 2) * 4 + e * 2 + j % 2],
+                   bytes.elements[size_t(row * 32 + k)]);
+        }
+      }
+    }
+  }
+}
+
 TEST(pack_worker_counts) {
   for (Format format : kFormats) {
-    for (Layout layout : layouts(format)) {
+    for (Layout layout : every_layout(format)) {
       RandomWeight source(format, 300, 48, 4);
       PackedWeight one(source, layout, 1);
       for (int workers : {2, 3, 7}) {
@@ -115,7 +171,7 @@ TEST(pack_worker_counts) {
 TEST(pack_parts_from_unaligned_sources) {
   // Tensors fused into one matrix at rows that are no multiple of a panel, each source at an odd address.
   for (Format format : kFormats) {
-    for (Layout layout : layouts(format)) {
+    for (Layout layout : every_layout(format)) {
       constexpr int32_t kParts[] = {10, 21, 6, 101, 248, 1};
       constexpr int32_t kOut = 387;
       int32_t in = 48;
@@ -145,7 +201,7 @@ TEST(pack_parts_from_unaligned_sources) {
 
 TEST(pack_padding_stays_zero) {
   for (Format format : kFormats) {
-    for (Layout layout : layouts(format)) {
+    for (Layout layout : every_layout(format)) {
       if (layout == Layout::rows) continue;
       int32_t in = format == Format::nvfp4 ? 32 : 24;
       RandomWeight source(format, 17, in, 6);
@@ -161,7 +217,7 @@ TEST(pack_padding_stays_zero) {
 }
 
 TEST(pack_reports_bad_scales) {
-  for (Layout layout : layouts(Format::nvfp4)) {
+  for (Layout layout : every_layout(Format::nvfp4)) {
     for (uint8_t bad_byte : {0x7f, 0xff, 0x81, 0x80}) {
       for (size_t index : {size_t(0), size_t(37), size_t(40 * 3 - 1)}) {
         RandomWeight source(Format::nvfp4, 40, 48, 7);
