@@ -1,0 +1,252 @@
+#pragma once
+
+#include "kernels/cuda/device.h"
+#include "kernels/numerics/bf16.h"
+#include "kernels/pack/layout.h"
+
+/// Weights in Layout::fragments as one warp multiplies them: a unit of 16 rows at a time. Two ways to use mma_bf16.
+///
+/// One token: the activations of a unit go into B so that each row's sums leave the tensor core in registers, in order.
+///   nvfp4  Column c of B holds block c of the unit's inputs and zeros elsewhere, so that column c of the product is
+///          the sum over block c alone, which float32 then scales: exact products, no scale inside the tensor core.
+///   others Every column of B holds the token: each lane of a quad ends up with the same sums.
+/// Several tokens: column c is token c; nvfp4 elements are multiplied by their block scale first, exact in bf16.
+///
+/// In what follows g = lane / 4 and t = lane % 4; a lane's two sums belong to rows g and g + 8 of the tile.
+namespace nibblet::fragments {
+
+constexpr uint32_t kWholeWarp = 0xffffffffu;
+
+/// What a lane reads of a unit.
+template <Format format>
+struct Unit;
+template <>
+struct Unit<Format::nvfp4> {
+  uint4 low, high;
+  uint32_t scales;
+};
+template <>
+struct Unit<Format::bf16> {
+  uint4 low, high;
+};
+template <>
+struct Unit<Format::e4m3> {
+  uint4 low;
+};
+
+/// A unit in shared memory.
+template <Format format>
+__device__ __forceinline__ Unit<format> read_unit(const uint8_t* unit, int lane) {
+  Unit<format> result;
+  result.low = reinterpret_cast<const uint4*>(unit)[lane];
+  if constexpr (format != Format::e4m3) result.high = reinterpret_cast<const uint4*>(unit)[32 + lane];
+  if constexpr (format == Format::nvfp4) result.scales = reinterpret_cast<const uint32_t*>(unit)[256 + lane];
+  return result;
+}
+
+/// Starts the warp's copy of a unit from global to shared memory. What a lane copies another may read: __syncwarp() after
+/// waiting.
+template <Format format>
+__device__ __forceinline__ void copy_unit(uint8_t* shared, const uint8_t* unit, int lane, uint64_t policy) {
+  constexpr int kPieces = int(fragment_unit_bytes(format) / 16);
+#pragma unroll
+  for (int first = 0; first < kPieces; first += 32) {
+    if (first + 32 <= kPieces || first + lane < kPieces) {
+      copy_async(shared + (first + lane) * 16, unit + (first + lane) * 16, policy);
+    }
+  }
+}
+
+__device__ __forceinline__ uint32_t word_of(const uint4& words, int i) {
+  return i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w;
+}
+
+/// The four registers of a word of codes, as bf16 pairs of value · 2^-126 (layout.h, fragment_code_bits).
+__device__ __forceinline__ void decode_codes(uint32_t word, uint32_t (&a)[4]) {
+  constexpr uint32_t kMask = 0x81c081c0;
+  a[0] = word & kMask;
+  a[1] = word << 3 & kMask;
+  a[2] = word << 6 & kMask;
+  const uint64_t spread = uint64_t{word & 0x6c006c00} * 0x104200;
+  a[3] = (uint32_t(spread) | uint32_t(spread >> 32)) & kMask;
+}
+
+/// Scale i of a lane's four, as float32.
+__device__ __forceinline__ float scale_of(uint32_t scales, int i) {
+  const uint32_t bits = i == 0 ? scales << 20 : i == 1 ? scales << 12 : i == 2 ? scales << 4 : scales >> 4;
+  // An e4m3 without sign, shifted into a float32, is its value · 2^-120, subnormals included.
+  return __uint_as_float(bits & 0x07f00000) * 0x1p120f;
+}
+
+// One token ---------------------------------------------------------------------------------------------------------
+
+/// The token in shared memory is its inputs as bf16 in order, zeros up to a whole unit, times this: with nvfp4 codes as
+/// value · 2^-126 the products must not become float32 subnormals. Inputs from 2^65 on overflow.
+template <Format format>
+constexpr float kInputScale = format == Format::nvfp4 ? 0x1p63f : 1.0f;
+/// What sums of one token are to be multiplied by.
+template <Format format>
+constexpr float kOneTokenScale = format == Format::nvfp4 ? 0x1p63f : 1.0f;
+/// Likewise for several tokens, whose inputs are not scaled.
+template <Format format>
+constexpr float kTokensScale = format == Format::nvfp4 ? 0x1p7f : 1.0f;
+
+/// A lane's B registers for one token. Lives across units: with nvfp4 most lanes keep their zeros for good.
+template <Format format>
+struct Token {
+  static constexpr int kMmas = format == Format::nvfp4 ? 8 : 2;
+  uint32_t b0[kMmas] = {};
+  uint32_t b1[kMmas] = {};
+
+  /// @param x  the unit's inputs of the staged token, in shared memory
+  __device__ __forceinline__ void read(const uint16_t* x, int lane) {
+    const uint4* pieces = reinterpret_cast<const uint4*>(x);
+    if constexpr (format == Format::nvfp4) {
+      const int g = lane / 4, t = lane % 4;
+      if (g == 2 * t) take(b0, pieces + 2 * g);
+      if (g == 2 * t + 1) take(b1, pieces + 2 * g);
+    } else {
+      const uint4 piece = pieces[lane % 4];
+      b0[0] = piece.x, b1[0] = piece.y, b0[1] = piece.z, b1[1] = piece.w;
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ void take(uint32_t (&b)[kMmas], const uint4* block) {
+    const uint4 low = block[0], high = block[1];
+    b[0] = low.x, b[1] = low.y, b[2] = low.z, b[3] = low.w;
+    b[4] = high.x, b[5] = high.y, b[6] = high.z, b[7] = high.w;
+  }
+};
+
+__device__ __forceinline__ void decode_bytes(uint32_t word, uint32_t& low, uint32_t& high) {
+  // Shifted into a bf16 an e4m3 is its value · 2^-120, subnormals included; 0x7b80 is 2^120.
+  low = multiply_bf16x2((word << 8 & 0x80008000) | (word << 4 & 0x07f007f0), 0x7b807b80);
+  high = multiply_bf16x2((word & 0x80008000) | (word >> 4 & 0x07f007f0), 0x7b807b80);
+}
+
+/// Registers of mma i of a bf16 or e4m3 unit.
+template <Format format>
+__device__ __forceinline__ void registers_of(const Unit<format>& unit, int i, uint32_t (&a)[4]) {
+  if constexpr (format == Format::bf16) {
+    const uint4& words = i == 0 ? unit.low : unit.high;
+    a[0] = words.x, a[1] = words.y, a[2] = words.z, a[3] = words.w;
+  } else {
+    decode_bytes(word_of(unit.low, 2 * i), a[0], a[1]);
+    decode_bytes(word_of(unit.low, 2 * i + 1), a[2], a[3]);
+  }
+}
+
+/// A lane's part of two rows' sums over one token. nvfp4: each lane of a quad has sums of its own blocks.
+template <Format format>
+struct RowSums {
+  float upper = 0;  ///< row g
+  float lower = 0;  ///< row g + 8
+
+  __device__ __forceinline__ void add(const Unit<format>& unit, const Token<format>& x) {
+    // Two chains, as an mma waits long for the one before it.
+    float c[2][4] = {};
+    if constexpr (format == Format::nvfp4) {
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        uint32_t a[4];
+        decode_codes(word_of(i < 4 ? unit.low : unit.high, i % 4), a);
+        mma_bf16(c[i % 2], a[0], a[1], a[2], a[3], x.b0[i], x.b1[i]);
+      }
+      upper += (c[0][0] + c[1][0]) * scale_of(unit.scales, 0);
+      upper += (c[0][1] + c[1][1]) * scale_of(unit.scales, 1);
+      lower += (c[0][2] + c[1][2]) * scale_of(unit.scales, 2);
+      lower += (c[0][3] + c[1][3]) * scale_of(unit.scales, 3);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        uint32_t a[4];
+        registers_of(unit, i, a);
+        mma_bf16(c[i], a[0], a[1], a[2], a[3], x.b0[i], x.b1[i]);
+      }
+      upper += c[0][0] + c[1][0];
+      lower += c[0][2] + c[1][2];
+    }
+  }
+
+  /// The whole sums, the same in each lane of a quad; all lanes take part. Still to be multiplied by kOneTokenScale.
+  __device__ __forceinline__ void finish() {
+    if constexpr (format == Format::nvfp4) {
+      upper += __shfl_xor_sync(kWholeWarp, upper, 1);
+      lower += __shfl_xor_sync(kWholeWarp, lower, 1);
+      upper += __shfl_xor_sync(kWholeWarp, upper, 2);
+      lower += __shfl_xor_sync(kWholeWarp, lower, 2);
+    }
+  }
+};
+
+// Several tokens ----------------------------------------------------------------------------------------------------
+//
+// Tokens are staged in tiles of eight, unit after unit, in the order in which lanes read B: nvfp4 four rows of 32 lanes of
+// 16 bytes a unit and tile (row p: inputs 8p to 8p + 7 of the 32 inputs of t), others one such row.
+
+template <Format format>
+constexpr int kTokenPieces = format == Format::nvfp4 ? 4 : 1;
+
+/// Bytes of a tile of eight tokens.
+constexpr size_t token_tile_bytes(Format format, int32_t in) {
+  return size_t(fragment_units(format, in)) * size_t(fragment_inputs(format)) * 16;
+}
+/// Offset of the 16 bytes with inputs [k, k + 8) of token `token` (0 to 7) of a tile; k is a multiple of 8.
+constexpr size_t token_piece_offset(Format format, int32_t token, int32_t k) {
+  const int32_t inputs = fragment_inputs(format), in_unit = k % inputs;
+  const int32_t t = format == Format::nvfp4 ? in_unit / 32 : in_unit / 8;
+  const int32_t row = format == Format::nvfp4 ? in_unit % 32 / 8 : 0;
+  return size_t(k / inputs) * size_t(inputs) * 16 + size_t(row * 512 + (token * 4 + t) * 16);
+}
+
+/// Decodes a unit piece by piece for several tokens: `multiply(mma, a)` gets the registers of A of each.
+/// Values are weight · kTokensScale^-1, block scales included.
+template <Format format, class Multiply>
+__device__ __forceinline__ void for_each_mma(const Unit<format>& unit, const Multiply& multiply) {
+  uint32_t a[4];
+  if constexpr (format == Format::nvfp4) {
+    uint32_t scales[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      // Register j is of row g + 8 (j % 2) and block 2t + j / 2. At most 448 · 2^119: a finite bf16, and exact.
+      const uint32_t bits = __float_as_uint(scale_of(unit.scales, j % 2 * 2 + j / 2) * 0x1p119f);
+      scales[j] = bits | bits >> 16;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      decode_codes(word_of(i < 4 ? unit.low : unit.high, i % 4), a);
+#pragma unroll
+      for (int j = 0; j < 4; j++) a[j] = multiply_bf16x2(a[j], scales[j]);
+      multiply(i, a);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      registers_of(unit, i, a);
+      multiply(i, a);
+    }
+  }
+}
+
+/// A lane's B registers of a unit for one tile of eight tokens.
+template <Format format>
+struct TokenTile {
+  uint4 pieces[kTokenPieces<format>];
+
+  /// @param unit  the unit's staged inputs of the tile, in shared or global memory
+  __device__ __forceinline__ void read(const uint8_t* unit, int lane) {
+#pragma unroll
+    for (int p = 0; p < kTokenPieces<format>; p++)
+      pieces[p] = reinterpret_cast<const uint4*>(unit)[p * 32 + lane];
+  }
+  __device__ __forceinline__ uint32_t b0(int i) const {
+    return format == Format::nvfp4 ? word_of(pieces[i / 4], i % 4) : word_of(pieces[0], 2 * i);
+  }
+  __device__ __forceinline__ uint32_t b1(int i) const {
+    if constexpr (format == Format::nvfp4) return word_of(pieces[2 + i / 4], i % 4);
+    return word_of(pieces[0], 2 * i + 1);
+  }
+};
+
+}  // namespace nibblet::fragments
