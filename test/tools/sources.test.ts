@@ -29,7 +29,9 @@ describe('sources.json', () => {
     for (const [section, files] of Object.entries(list)) {
       for (const path of files) {
         const includes = /#include <cuda/.test(readFileSync(join(repository, path), 'utf8'))
-        expect(includes && !section.startsWith('cuda-') && section !== 'tests' && section !== 'emulator', path).toBe(false)
+        expect(includes && !section.startsWith('cuda-') && section !== 'tests' && section !== 'emulator', path).toBe(
+          false,
+        )
       }
     }
   })

@@ -30,7 +30,7 @@ endif()
 
 # Host code in .cu files keeps the rule of CMakeLists.txt about fused multiply-adds; device code may fuse.
 add_library(nibblet-cuda INTERFACE)
-target_compile_definitions(nibblet-cuda INTERFACE NIBBLET_CUDA=1)
+target_compile_definitions(nibblet-cuda INTERFACE NIBBLET_CUDA=1 NIBBLET_CUDA_ARCHS="${NIBBLET_CUDA_ARCHS}")
 target_include_directories(nibblet-cuda SYSTEM INTERFACE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 target_compile_options(nibblet-cuda INTERFACE
   "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-lineinfo;--threads=1;-Xcompiler=-Wall,-Wextra,-ffp-contract=off,-fno-math-errno>"
