@@ -1,0 +1,3 @@
+#pragma once
+
+#include "test/emulator/include/runtime_api.h"
