@@ -40,6 +40,22 @@ inline const CudaTarget& cuda_target() {
   return target;
 }
 
+/// False on the emulator, whose tests keep to small shapes.
+inline bool on_gpu() {
+  static const bool result = [] {
+    cudaDeviceProp properties{};
+    check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+    return std::strcmp(properties.name, "emulated") != 0;
+  }();
+  return result;
+}
+
+/// Tests that measure run with NIBBLET_BENCH=1 alone.
+inline bool benchmarks_asked_for() {
+  const char* asked = std::getenv("NIBBLET_BENCH");
+  return asked != nullptr && std::strcmp(asked, "1") == 0;
+}
+
 inline void cuda_sync() { check_cuda(cudaStreamSynchronize(cuda_target().stream), "synchronize"); }
 
 /// An array in device memory between guards that must not change; 256-byte aligned.
