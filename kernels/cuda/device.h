@@ -130,4 +130,15 @@ __device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
 #endif
 }
 
+/// For what other blocks read too.
+__device__ __forceinline__ uint64_t evict_normal_policy() {
+#ifdef __CUDACC__
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+#else
+  return 0;
+#endif
+}
+
 }  // namespace nibblet

@@ -7,6 +7,7 @@
 
 #include "native/addon/env.h"
 #include "native/runtime/load.h"
+#include "native/runtime/mapped_file.h"
 #include "native/runtime/ops.h"
 
 namespace nibblet {

@@ -3,20 +3,10 @@
 
 #include "native/addon/handles.h"
 #include "native/runtime/roofline.h"
+#include "native/runtime/write.h"
 
 namespace nibblet {
 namespace {
-
-class Write : public Command {
- public:
-  Write(Tensor to, std::vector<uint8_t> data) : to_(std::move(to)), data_(std::move(data)) {}
-  const char* name() const override { return "write"; }
-  void run(const Execution&) override { std::memcpy(to_.as<void>(), data_.data(), data_.size()); }
-
- private:
-  Tensor to_;
-  std::vector<uint8_t> data_;
-};
 
 Napi::Value nothing(Napi::Env env, Outcome&) { return env.Undefined(); }
 
@@ -88,8 +78,7 @@ Napi::Value write(const Napi::CallbackInfo& info) {
     throw invalid("expected " + std::to_string(to.bytes()) + " bytes for " + describe(to) + ", got " +
                   std::to_string(length));
   }
-  unwrap<Stream>(info[0])->enqueue(
-      std::make_shared<Write>(std::move(to), std::vector<uint8_t>(data, data + length)));
+  unwrap<Stream>(info[0])->enqueue(write_tensor(to, std::vector<uint8_t>(data, data + length)));
   return info.Env().Undefined();
 }
 

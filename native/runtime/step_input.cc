@@ -112,4 +112,21 @@ StepInput::StepInput(const uint8_t* data, size_t bytes) {
   if (samples) check_sampling(step_, list_words);
 }
 
+Step StepInput::step_at(const int32_t* copy) const {
+  Step moved = step_;
+  const auto move = [&](auto*& list) {
+    if (list == nullptr) return;
+    using Pointer = std::remove_reference_t<decltype(list)>;
+    list = reinterpret_cast<Pointer>(copy + (reinterpret_cast<const int32_t*>(list) - words_.data()));
+  };
+  move(moved.ids);
+  move(moved.sequence_of);
+  move(moved.sequences);
+  move(moved.pages);
+  move(moved.rows);
+  move(moved.sampling);
+  move(moved.lists);
+  return moved;
+}
+
 }  // namespace nibblet

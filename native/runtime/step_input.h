@@ -18,6 +18,9 @@ class StepInput {
   /// Copies and checks the words: counts, ranges and cross references. Throws INVALID_OPTION.
   StepInput(const uint8_t* data, size_t bytes);
   const Step& step() const { return step_; }
+  const std::vector<int32_t>& words() const { return words_; }
+  /// The step whose lists lie in a copy of the words at `copy`, which may be memory that only a device can read.
+  Step step_at(const int32_t* copy) const;
 
  private:
   std::vector<int32_t> words_;

@@ -1,4 +1,5 @@
 #include "native/runtime/load.h"
+#include "native/runtime/mapped_file.h"
 
 #include <sys/stat.h>
 

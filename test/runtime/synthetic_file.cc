@@ -2,6 +2,7 @@
 
 #include "kernels/pack/pack.h"
 #include "native/runtime/load.h"
+#include "native/runtime/mapped_file.h"
 #include "test/runtime/fixture.h"
 
 using namespace nibblet;

@@ -2,7 +2,7 @@
 
 #include <charconv>
 
-#include "kernels/embed/cuda.h"
+#include "kernels/cuda/probe.h"
 #include "native/runtime/cuda/error.h"
 #include "native/runtime/cuda/executor.h"
 
@@ -19,11 +19,13 @@ void check_driver(const std::string& name) {
     return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
   };
   if (driver == 0) {
-    throw no_device("device '" + name + "' is not there: this machine has no NVIDIA driver; install one, or use 'cpu'");
+    throw no_device("device '" + name +
+                    "' is not there: this machine has no NVIDIA driver; install one, or use 'cpu'");
   }
   if (driver < runtime / 1000 * 1000) {
-    throw no_device("device '" + name + "' cannot be used: the NVIDIA driver supports CUDA " + version(driver) +
-                    " and this build needs " + version(runtime) + "; update the driver, or use 'cpu'");
+    throw no_device("device '" + name + "' cannot be used: the NVIDIA driver supports CUDA " +
+                    version(driver) + " and this build needs " + version(runtime) +
+                    "; update the driver, or use 'cpu'");
   }
 }
 
@@ -44,7 +46,7 @@ CudaDevice::CudaDevice(const std::string& name, int index) : Device(name), index
   check_cuda(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
   model_ = properties.name;
   activate();
-  error = embed_cuda_available();
+  error = probe_kernels();
   if (error != cudaSuccess) {
     cudaGetLastError();
     throw no_device("device '" + name + "', " + model_ + ", has architecture sm_" +
@@ -88,8 +90,8 @@ Device::Allocation CudaDevice::take(size_t bytes) {
   const cudaError_t error = cudaMalloc(&data, whole);
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    throw Error("OUT_OF_MEMORY", "cannot allocate " + std::to_string(bytes) + " bytes on '" + name() + "': it has " +
-                                     std::to_string(available_bytes()) +
+    throw Error("OUT_OF_MEMORY", "cannot allocate " + std::to_string(bytes) + " bytes on '" + name() +
+                                     "': it has " + std::to_string(available_bytes()) +
                                      " available; free memory on the GPU or lower contextLength or maxBatch");
   }
   check_cuda(error, "cudaMalloc");

@@ -5,8 +5,7 @@ namespace nibblet {
 Error cuda_error(cudaError_t code, const std::string& what) {
   // Takes it off the thread's record, where the next check of another call would find it.
   cudaGetLastError();
-  const std::string text =
-      what + ": " + cudaGetErrorString(code) + " (" + cudaGetErrorName(code) + ")";
+  const std::string text = what + ": " + cudaGetErrorString(code) + " (" + cudaGetErrorName(code) + ")";
   switch (code) {
     case cudaErrorMemoryAllocation:
       return Error("OUT_OF_MEMORY", text + "; free memory on the GPU or lower contextLength or maxBatch");
@@ -22,7 +21,8 @@ Error cuda_error(cudaError_t code, const std::string& what) {
     case cudaErrorIllegalInstruction:
     case cudaErrorAssert:
     case cudaErrorECCUncorrectable:
-      return Error("STREAM_FAILED", text + "; the GPU cannot be used again by this process: start another one");
+      return Error("STREAM_FAILED",
+                   text + "; the GPU cannot be used again by this process: start another one");
     default:
       return Error("STREAM_FAILED", text);
   }

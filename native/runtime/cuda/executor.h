@@ -38,14 +38,15 @@ class CudaExecutor : public Executor {
   };
 
   void start(Started& started);
-  void launch(const Graph& graph, const Execution& host);
-  void read_back(Started& started, const Report& report);
-  cudaEvent_t record();
+  void compile(const Graph& graph, const Execution& host);
+  cudaEvent_t event();
+  PinnedMemory result_memory(size_t bytes);
   void complete();
 
   const std::shared_ptr<CudaDevice> device_;
   const int threads_;
   CudaTarget target_;
+  const cudaStream_t stream_;
   StepMemory step_memory_;
   CudaStaging staging_;
   std::shared_ptr<const StepInput> input_;
@@ -53,8 +54,8 @@ class CudaExecutor : public Executor {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Started> started_;
-  std::vector<cudaEvent_t> events_;     // not in use
-  std::vector<PinnedMemory> results_;   // not in use
+  std::vector<cudaEvent_t> events_;    // not in use
+  std::vector<PinnedMemory> results_;  // not in use
   bool stopping_ = false;
   std::thread completer_;
 };

@@ -14,7 +14,8 @@ class PinnedMemory {
  public:
   PinnedMemory() = default;
   explicit PinnedMemory(size_t bytes) : bytes_(bytes) {
-    check_cuda(cudaHostAlloc(reinterpret_cast<void**>(&data_), bytes, cudaHostAllocDefault), "page-locked memory");
+    check_cuda(cudaHostAlloc(reinterpret_cast<void**>(&data_), bytes, cudaHostAllocDefault),
+               "page-locked memory");
   }
   PinnedMemory(PinnedMemory&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}

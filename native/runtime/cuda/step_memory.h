@@ -2,9 +2,9 @@
 
 #include <array>
 
+#include "native/runtime/buffer.h"
 #include "native/runtime/cuda/device.h"
 #include "native/runtime/cuda/pinned.h"
-#include "native/runtime/buffer.h"
 #include "native/runtime/step_input.h"
 
 namespace nibblet {

@@ -1,0 +1,212 @@
+#include "native/runtime/cuda/executor.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "native/runtime/cuda/execution.h"
+
+namespace nibblet {
+namespace {
+
+/// More would only keep memory of jobs that are done.
+constexpr size_t kMostStarted = 32;
+
+struct CompiledGraph {
+  cudaGraphExec_t executable = nullptr;
+  std::shared_ptr<CudaDevice> device;
+  ~CompiledGraph() {
+    if (executable) cudaGraphExecDestroy(executable);
+  }
+};
+
+}  // namespace
+
+CudaExecutor::CudaExecutor(std::shared_ptr<CudaDevice> device, int threads)
+    : device_(std::move(device)),
+      threads_(threads),
+      target_(*device_->cuda()),
+      stream_([&] {
+        device_->activate();
+        cudaStream_t stream;
+        check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+        return stream;
+      }()),
+      step_memory_(device_),
+      staging_(device_, stream_) {
+  target_.stream = stream_;
+  completer_ = std::thread([this] { complete(); });
+}
+
+CudaExecutor::~CudaExecutor() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  completer_.join();
+  device_->activate();
+  cudaStreamSynchronize(stream_);
+  for (cudaEvent_t event : events_) cudaEventDestroy(event);
+  cudaStreamDestroy(stream_);
+}
+
+bool CudaExecutor::full() {
+  std::lock_guard lock(mutex_);
+  return started_.size() >= kMostStarted;
+}
+
+void CudaExecutor::drain() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return started_.empty(); });
+}
+
+void CudaExecutor::run(Job job, Completion finish) {
+  Started started;
+  started.job = std::move(job);
+  started.finish = std::move(finish);
+  try {
+    start(started);
+  } catch (const Error& error) {
+    started.outcome.error = error;
+  } catch (const std::exception& error) {
+    started.outcome.error = Error("STREAM_FAILED", error.what());
+  }
+  {
+    std::lock_guard lock(mutex_);
+    started_.push_back(std::move(started));
+  }
+  changed_.notify_all();
+}
+
+void CudaExecutor::start(Started& started) {
+  const Job& job = started.job;
+  const bool cancelled = job.cancel->load(std::memory_order_relaxed);
+  if (job.input) input_ = job.input;
+  const Step* step = input_ ? &input_->step() : nullptr;
+  const Report report = report_of(job, step);
+  if (job.command) job.command->check(step);
+  if (job.graph) {
+    for (const auto& command : job.graph->commands) command->check(step);
+  }
+  if (cancelled) {
+    started.outcome.cancelled = true;
+    return;
+  }
+  const Execution host{step, threads_, job.cancel.get()};
+  // Recording a graph runs its kernels on an empty step, which the new one must not be behind.
+  if (job.graph && !job.graph->compiled) compile(*job.graph, host);
+  if (job.input) step_memory_.upload(*input_, stream_);
+  if (job.command) job.command->enqueue({target_, step_memory_.step(), &staging_, host});
+  if (job.graph) {
+    const auto* compiled = static_cast<const CompiledGraph*>(job.graph->compiled.get());
+    check_cuda(cudaGraphLaunch(compiled->executable, stream_), "cudaGraphLaunch");
+  }
+  if (job.cancel->load(std::memory_order_relaxed) && !job.graph) started.outcome.cancelled = true;
+  if (report.tensor) {
+    started.result = result_memory(report.bytes);
+    started.result_bytes = report.bytes;
+    check_cuda(cudaMemcpyAsync(started.result.data(), report.tensor.as<uint8_t>(), report.bytes,
+                               cudaMemcpyDeviceToHost, stream_),
+               "a copy from the GPU");
+  }
+  started.event = event();
+  check_cuda(cudaEventRecord(started.event, stream_), "cudaEventRecord");
+}
+
+void CudaExecutor::compile(const Graph& graph, const Execution& host) {
+  // What was staged for loading has served by now.
+  staging_.release();
+  const CudaExecution execution{target_, step_memory_.step(), nullptr, host};
+  const auto enqueue_all = [&] {
+    for (const auto& command : graph.commands) command->enqueue(execution);
+  };
+  // Loads every kernel, which a recording must not do, and finds what cannot be launched.
+  step_memory_.clear(stream_);
+  enqueue_all();
+  check_cuda(cudaStreamSynchronize(stream_), "an empty step");
+
+  check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  cudaGraph_t recorded = nullptr;
+  try {
+    enqueue_all();
+  } catch (...) {
+    cudaStreamEndCapture(stream_, &recorded);
+    if (recorded) cudaGraphDestroy(recorded);
+    throw;
+  }
+  check_cuda(cudaStreamEndCapture(stream_, &recorded), "cudaStreamEndCapture");
+  auto compiled = std::make_shared<CompiledGraph>();
+  compiled->device = device_;
+  size_t nodes = 0;
+  cudaGraphGetNodes(recorded, nullptr, &nodes);
+  const cudaError_t error = cudaGraphInstantiate(&compiled->executable, recorded, 0);
+  cudaGraphDestroy(recorded);
+  check_cuda(error, "cudaGraphInstantiate");
+  graph.kernels.store(int(nodes));
+  graph.compiled = std::move(compiled);
+}
+
+cudaEvent_t CudaExecutor::event() {
+  {
+    std::lock_guard lock(mutex_);
+    if (!events_.empty()) {
+      cudaEvent_t event = events_.back();
+      events_.pop_back();
+      return event;
+    }
+  }
+  cudaEvent_t event = nullptr;
+  check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
+             "cudaEventCreate");
+  return event;
+}
+
+PinnedMemory CudaExecutor::result_memory(size_t bytes) {
+  {
+    std::lock_guard lock(mutex_);
+    const auto found = std::find_if(results_.begin(), results_.end(),
+                                    [&](const auto& memory) { return memory.bytes() >= bytes; });
+    if (found != results_.end()) {
+      PinnedMemory memory = std::move(*found);
+      results_.erase(found);
+      return memory;
+    }
+    // Those that are too small for what is asked of this stream now.
+    results_.clear();
+  }
+  return PinnedMemory(std::max(bytes, size_t{4096}));
+}
+
+void CudaExecutor::complete() {
+  device_->activate();
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return stopping_ || !started_.empty(); });
+    if (started_.empty()) return;
+    // Only this thread takes from the front, and a deque moves nothing when the engine thread adds to its end.
+    Started& first = started_.front();
+    lock.unlock();
+    if (first.event) {
+      const cudaError_t error = cudaEventSynchronize(first.event);
+      if (error != cudaSuccess && !first.outcome.error)
+        first.outcome.error = cuda_error(error, "work on the GPU");
+    }
+    if (!first.outcome.error && first.result_bytes > 0)
+      first.outcome.bytes.assign(first.result.data(), first.result.data() + first.result_bytes);
+    first.finish(std::move(first.outcome));
+    lock.lock();
+    Started done = std::move(first);
+    started_.pop_front();
+    if (done.event) events_.push_back(done.event);
+    if (done.result.data()) results_.push_back(std::move(done.result));
+    lock.unlock();
+    // Buffers that only this job held are freed here, outside of the lock.
+    done.job = Job();
+    done.finish = nullptr;
+    changed_.notify_all();
+    device_->notify();
+    lock.lock();
+  }
+}
+
+}  // namespace nibblet

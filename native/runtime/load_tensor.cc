@@ -1,0 +1,73 @@
+#include <algorithm>
+
+#include "native/runtime/load_source.h"
+#if NIBBLET_CUDA
+#include "native/runtime/cuda/execution.h"
+#include "native/runtime/cuda/staging.h"
+#endif
+
+namespace nibblet {
+namespace {
+
+/// Copied between two looks at the cancel flag.
+constexpr size_t kPieceElements = size_t{1} << 20;
+
+class LoadTensor : public Command {
+ public:
+  LoadTensor(const Tensor& to, const FileTensor& from) : to_(to), from_(from) {
+    if (to.dtype != from.dtype && !(to.dtype == DType::f32 && widens(from.dtype))) {
+      throw invalid("cannot load `" + from.name + "`: " + dtype_name(from.dtype) + " into " + describe(to));
+    }
+    from.file->check(from.offset, size_t(to.elements()) * dtype_bytes(from.dtype));
+  }
+  const char* name() const override { return "loadTensor"; }
+
+  void run(const Execution& execution) override {
+    for_pieces(execution, [&](size_t first, size_t count) {
+      copy(execution, first, count, to_.as<uint8_t>() + first * dtype_bytes(to_.dtype));
+    });
+  }
+
+#if NIBBLET_CUDA
+  void enqueue(const CudaExecution& execution) override {
+    const size_t size = dtype_bytes(to_.dtype);
+    for_pieces(execution.host, [&](size_t first, size_t count) {
+      copy(execution.host, first, count, execution.staging->host());
+      execution.staging->send(0, count * size, to_.as<uint8_t>() + first * size);
+      execution.staging->next();
+    });
+  }
+#endif
+
+ private:
+  template <class Piece>
+  void for_pieces(const Execution& execution, const Piece& piece) const {
+    from_.file->check_size();
+    const size_t count = size_t(to_.elements());
+    for (size_t first = 0; first < count && !is_cancelled(execution); first += kPieceElements)
+      piece(first, std::min(count - first, kPieceElements));
+  }
+
+  void copy(const Execution& execution, size_t first, size_t count, uint8_t* to) const {
+    const size_t size = dtype_bytes(from_.dtype), offset = from_.offset + first * size;
+    const uint8_t* data = from_.file->range(execution, offset, count * size, load_scratch.elements);
+    if (is_cancelled(execution)) return;
+    if (to_.dtype == from_.dtype) {
+      std::memcpy(to, data, count * size);
+    } else {
+      for (size_t i = 0; i < count; ++i) reinterpret_cast<float*>(to)[i] = widen(data, from_.dtype, i);
+    }
+    from_.file->release(offset, count * size);
+  }
+
+  Tensor to_;
+  FileTensor from_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> load_tensor(const Tensor& to, const FileTensor& from) {
+  return std::make_unique<LoadTensor>(to, from);
+}
+
+}  // namespace nibblet
