@@ -17,16 +17,9 @@ NIBBLET_EMULATED_LOCAL dim3 gridDim;
 namespace nibblet::emulated {
 
 static std::string text_of(uint3 v) {
-  return "(" + std::to_string(v.x) + ", " + std::to_string(v.y) + ", " + std::to_string(v.z) + ")";
-}
-
-static std::string text_of(Place where) {
-  return std::string(where.file_name()) + ":" + std::to_string(where.line());
-}
-
-static bool same(Place a, Place b) {
-  return a.line() == b.line() && a.column() == b.column() &&
-         (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
+  char text[48];
+  std::snprintf(text, sizeof text, "(%u, %u, %u)", v.x, v.y, v.z);
+  return text;
 }
 
 static uint32_t reversed(uint32_t bits) {
@@ -35,9 +28,11 @@ static uint32_t reversed(uint32_t bits) {
   return result;
 }
 
-Processor& Processor::current() {
+NIBBLET_EMULATED_LOCAL Processor* Processor::current_;
+
+Processor* Processor::create() {
   static thread_local Processor processor;
-  return processor;
+  return current_ = &processor;
 }
 
 std::string Processor::position() const {
@@ -49,6 +44,7 @@ bool Processor::run(const Kernel& kernel) {
   if (running_ != nullptr) fault("a kernel launches a kernel");
   kernel_ = &kernel;
   failed_ = false;
+  reverse_ = configuration().reverse;
   waited_for_predecessor = false;
   blockDim = kernel.shape.block;
   gridDim = kernel.shape.grid;
@@ -57,7 +53,7 @@ bool Processor::run(const Kernel& kernel) {
   prepare_threads(threads_);
   const uint64_t blocks = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
   for (uint64_t i = 0; i < blocks && !failed_; ++i) {
-    const uint64_t block = configuration().reverse ? blocks - 1 - i : i;
+    const uint64_t block = reverse_ ? blocks - 1 - i : i;
     blockIdx = {unsigned(block % gridDim.x), unsigned(block / gridDim.x % gridDim.y),
                 unsigned(block / gridDim.x / gridDim.y)};
     run_block();
@@ -68,11 +64,9 @@ bool Processor::run(const Kernel& kernel) {
 
 void Processor::prepare_threads(int count) {
   for (int number = int(all_.size()); number < count; ++number) {
-    all_.emplace_back();
-    all_.back().number = number;
-    all_.back().fiber = std::make_unique<Fiber>(size_t(number));
+    all_.emplace_back(number);
   }
-  for (; prepared_ < count; ++prepared_) all_[size_t(prepared_)].fiber->prepare(thread_main);
+  for (; prepared_ < count; ++prepared_) all_[size_t(prepared_)].fiber.prepare(thread_main);
   for (int number = 0; number < count; ++number) {
     const unsigned n = unsigned(number);
     all_[size_t(number)].index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
@@ -93,11 +87,11 @@ void Processor::run_block() {
   }
   for (Barrier& barrier : barriers_) barrier = {};
   poison_shared();
-  running_ = &all_[configuration().reverse ? size_t(threads_ - 1) : 0];
+  running_ = &all_[reverse_ ? size_t(threads_ - 1) : 0];
   Thread* first = next();
   running_ = first;
   threadIdx = first->index;
-  first->fiber->enter(&outside_);
+  first->fiber.enter(&outside_);
   running_ = nullptr;
   if (!failed_) check_shared();
 }
@@ -126,7 +120,7 @@ void Processor::end_thread() {
     if (barrier.arrived > 0 && barrier.expected == 0 && barrier.arrived == live_) finish_round(barrier);
   idle_turns_ = 0;
   if (live_ == 0) {
-    self.fiber->leave(outside_);
+    self.fiber.leave(outside_);
     return;
   }
   Thread* to = next();
@@ -141,17 +135,16 @@ void Processor::release(int warp, uint32_t lanes) {
 
 /// The warp that runs goes on as long as it can: its stacks are in the cache.
 Thread* Processor::next() {
-  const bool reverse = configuration().reverse;
   int index = running_->number / 32;
   if ((ready_warps_ >> index & 1) == 0) {
     if (ready_warps_ == 0) return nullptr;
-    const int turn = reverse ? 31 - index : index;
-    const uint32_t rotated = std::rotr(reverse ? reversed(ready_warps_) : ready_warps_, turn);
+    const int turn = reverse_ ? 31 - index : index;
+    const uint32_t rotated = std::rotr(reverse_ ? reversed(ready_warps_) : ready_warps_, turn);
     index = (std::countr_zero(rotated) + turn) % 32;
-    if (reverse) index = 31 - index;
+    if (reverse_) index = 31 - index;
   }
   Warp& warp = warps_[size_t(index)];
-  const int lane = reverse ? 31 - std::countl_zero(warp.ready) : std::countr_zero(warp.ready);
+  const int lane = reverse_ ? 31 - std::countl_zero(warp.ready) : std::countr_zero(warp.ready);
   warp.ready &= ~(1u << lane);
   if (warp.ready == 0) ready_warps_ &= ~(1u << index);
   return &all_[size_t(index * 32 + lane)];
@@ -162,7 +155,7 @@ void Processor::go(Thread* to) {
   if (from == to) return;
   running_ = to;
   threadIdx = to->index;
-  from->fiber->leave(*to->fiber);
+  from->fiber.leave(to->fiber);
 }
 
 void Processor::wait(const char* reason, Place where) {
@@ -280,8 +273,17 @@ void Processor::abandon(const std::string& message) {
     thread.groups.clear();
     thread.open_copies = 0;
   }
-  running_->fiber->leave(outside_);
+  running_->fiber.leave(outside_);
   std::abort();
+}
+
+std::string text_of(Place where) {
+  return std::string(where.file_name()) + ":" + std::to_string(where.line());
+}
+
+bool same(Place a, Place b) {
+  return a.line() == b.line() && a.column() == b.column() &&
+         (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
 }
 
 void fault(const std::string& text, Place where) {

@@ -13,6 +13,9 @@
 
 namespace nibblet::emulated {
 
+std::string text_of(Place where);
+bool same(Place a, Place b);
+
 struct PendingCopy {
   void* to;
   const void* from;
@@ -25,12 +28,14 @@ struct BulkCopy {
   uint64_t* barrier;
 };
 
-struct Thread {
-  uint3 index;
+/// What a switch touches stands in its first cache line.
+struct alignas(64) Thread {
+  explicit Thread(int number) : fiber(size_t(number)), number(number) {}
+  Fiber fiber;
+  uint3 index{};
   int number;
   const char* waits_for = nullptr;  ///< none: ready or ended
   Place where;
-  std::unique_ptr<Fiber> fiber;
   std::vector<PendingCopy> copies;  ///< cp.async, the earliest first
   std::vector<size_t> groups;       ///< for each group under way, how many of `copies` belong to it
   size_t open_copies = 0;           ///< at the end of `copies`, in no group yet
@@ -67,7 +72,8 @@ struct Barrier {
 /// Runs the blocks of launches of one host thread, one after another, each thread of a block on its own fiber.
 class Processor {
  public:
-  static Processor& current();
+  static Processor& current() { return *(current_ != nullptr ? current_ : create()); }
+  Processor() { all_.reserve(1024); }
   ~Processor();
 
   /// @return false after a fault that a FaultRecorder took
@@ -92,6 +98,8 @@ class Processor {
   bool waited_for_predecessor = false;  ///< in the latest launch
 
  private:
+  static NIBBLET_EMULATED_LOCAL Processor* current_;
+  static Processor* create();
   static void thread_main();
   void run_block();
   void prepare_shared(size_t bytes);
@@ -108,6 +116,7 @@ class Processor {
   Thread* running_ = nullptr;
   void* outside_ = nullptr;  ///< the stack that run() was called on
   bool failed_ = false;
+  bool reverse_ = false;
   int live_ = 0;
   int threads_ = 0;
   int prepared_ = 0;  ///< so many fibers stand at the end of thread_main's loop

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace nibblet::emulated {
 
@@ -93,7 +94,12 @@ Fiber::Fiber(size_t number) {
   offset_ = number * 5 % 32 * 128;
 }
 
-Fiber::~Fiber() { munmap(memory_, page_bytes() + stack_bytes); }
+Fiber::Fiber(Fiber&& other) noexcept
+    : place_(other.place_), memory_(std::exchange(other.memory_, nullptr)), offset_(other.offset_) {}
+
+Fiber::~Fiber() {
+  if (memory_ != nullptr) munmap(memory_, page_bytes() + stack_bytes);
+}
 
 void Fiber::prepare(void (*entry)()) {
   // As if `entry` had just been called: x86-64 expects the top to be 8 beyond a multiple of 16 then.

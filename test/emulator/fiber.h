@@ -12,7 +12,7 @@ class Fiber {
   /// @param number different ones start at different offsets of a page, so that their hot lines share a cache
   explicit Fiber(size_t number);
   ~Fiber();
-  Fiber(const Fiber&) = delete;
+  Fiber(Fiber&& other) noexcept;
 
   /// Makes the next switch to this fiber call `entry`, which must not return. What it ran before is forgotten.
   void prepare(void (*entry)());
@@ -24,9 +24,9 @@ class Fiber {
  private:
   static void switch_stack(void** from, void* to) __asm__("nibblet_emulated_switch_stack");
 
+  void* place_ = nullptr;
   char* memory_;
   size_t offset_;
-  void* place_ = nullptr;
 };
 
 }  // namespace nibblet::emulated

@@ -1,5 +1,5 @@
 #include <bit>
-#include <cstring>
+#include <cstdio>
 
 #include "test/emulator/block.h"
 
@@ -32,8 +32,7 @@ static std::string text_of(uint32_t mask) {
 }
 
 static std::string text_of(Collective kind, uint32_t mask, Place where) {
-  return std::string(name_of(kind)) + " of the lanes " + text_of(mask) + " (" + where.file_name() + ":" +
-         std::to_string(where.line()) + ")";
+  return std::string(name_of(kind)) + " of the lanes " + text_of(mask) + " (" + text_of(where) + ")";
 }
 
 void Processor::complete(Warp& warp, Gathering& gathering) {
@@ -59,9 +58,7 @@ void collective(Collective kind, uint32_t mask, const void* in, void* out, Combi
     gathering.where = where;
     gathering.combine = combine;
     warp.gathering |= 1u << slot;
-  } else if (gathering.mask != mask || gathering.kind != kind || gathering.where.line() != where.line() ||
-             gathering.where.column() != where.column() ||
-             std::strcmp(gathering.where.file_name(), where.file_name()) != 0) {
+  } else if (gathering.mask != mask || gathering.kind != kind || !same(gathering.where, where)) {
     fault("the warp diverged: lanes " + text_of(gathering.arrived) + " wait in " +
               text_of(gathering.kind, gathering.mask, gathering.where) + ", lane " + std::to_string(lane) +
               " came to " + text_of(kind, mask, where),
