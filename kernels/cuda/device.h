@@ -26,6 +26,8 @@ __device__ __forceinline__ T* dynamic_shared() {
 __device__ __forceinline__ void grid_dependency_wait() {
 #if defined(__CUDACC__) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#elif !defined(__CUDACC__)
+  emulated::grid_dependency_wait();
 #endif
 }
 
