@@ -1,5 +1,5 @@
-import { readFile, stat } from 'node:fs/promises'
 import { ModelError } from '../errors.js'
+import { readPlainFile } from '../plain-file.js'
 
 /** A value of {@link parseJson}. Objects have no prototype, so that a key such as `__proto__` is only a key. */
 export type JsonValue = string | number | boolean | null | JsonValue[] | JsonObject
@@ -211,20 +211,13 @@ export async function readJsonFile(
   options: { signal?: AbortSignal } = {},
 ): Promise<JsonObject | undefined> {
   options.signal?.throwIfAborted()
-  const info = await stat(file).catch((error: NodeJS.ErrnoException) => {
+  const bytes = await readPlainFile(file, fileLimit).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return undefined
     throw unreadable(file, error)
   })
-  if (!info) return undefined
-  if (!info.isFile()) throw new ModelError('BAD_FORMAT', `expected ${file} to be a file, got something else.`)
-  if (info.size > fileLimit) {
-    throw new ModelError('BAD_FORMAT', `expected ${file} to have at most 100 MiB, got ${info.size} bytes.`)
-  }
-  const bytes = await readFile(file).catch((error: unknown) => {
-    throw unreadable(file, error)
-  })
+  if (!bytes) return undefined
   options.signal?.throwIfAborted()
-  const value = parseJson(decodeUtf8(new Uint8Array(bytes), file), { file })
+  const value = parseJson(decodeUtf8(bytes, file), { file })
   if (!isJsonObject(value)) {
     throw new ModelError('BAD_FORMAT', `expected a JSON object at the top level of ${file}, got another kind of value.`)
   }

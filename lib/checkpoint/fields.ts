@@ -104,7 +104,8 @@ export class Fields {
 
   /** The full dotted name of a field, for messages. */
   name(key: string): string {
-    return this.#path === '' ? key : `${this.#path}.${key}`
+    const short = key.length > 200 ? `${key.slice(0, 199)}…` : key
+    return this.#path === '' ? short : `${this.#path}.${short}`
   }
 
   /** `BAD_FORMAT` for a field that does not hold what it should. */

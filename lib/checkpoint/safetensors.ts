@@ -1,7 +1,9 @@
 import { createHash } from 'node:crypto'
-import { type FileHandle, open } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
 import { ModelError } from '../errors.js'
+import { openPlainFile } from '../plain-file.js'
 import { decodeUtf8, isJsonObject, type JsonObject, type JsonValue, parseJson, unreadable } from './config-json.js'
+import { show } from './fields.js'
 
 /** Bytes of one element of every dtype that a safetensors file may hold. */
 export const dtypeBytes = {
@@ -56,22 +58,29 @@ export interface SafetensorsFile {
 /** Longest header that is read, as in the reference implementation. */
 export const headerLimit = 100_000_000
 
+const nameLimit = 1_000
+const rankLimit = 16
+
 function bad(file: string, message: string): ModelError {
   return new ModelError('BAD_FORMAT', `${message} in ${file}. The file is damaged: download or write it again.`)
 }
 
 function parseTensor(name: string, value: JsonValue, file: string, dataStart: number): TensorRef {
+  // Longer ones are no tensors of any model, and would make messages that nobody can read.
+  if (name.length > nameLimit) throw bad(file, `a tensor's name of ${name.length} characters`)
   if (!isJsonObject(value)) throw bad(file, `expected an object for tensor "${name}"`)
   const extra = Object.keys(value).find((key) => key !== 'dtype' && key !== 'shape' && key !== 'data_offsets')
-  if (extra !== undefined) throw bad(file, `unknown field "${extra}" of tensor "${name}"`)
+  if (extra !== undefined) throw bad(file, `unknown field ${show(extra)} of tensor "${name}"`)
   const { dtype, shape, data_offsets: offsets } = value
   if (typeof dtype !== 'string' || !Object.hasOwn(dtypeBytes, dtype)) {
     throw bad(
       file,
-      `expected one of ${Object.keys(dtypeBytes).join(', ')} as dtype of tensor "${name}", got ${JSON.stringify(dtype)}`,
+      `expected one of ${Object.keys(dtypeBytes).join(', ')} as dtype of tensor "${name}", got ${show(dtype)}`,
     )
   }
-  if (!isSizes(shape)) throw bad(file, `expected non-negative integers as shape of tensor "${name}"`)
+  if (!isSizes(shape) || shape.length > rankLimit) {
+    throw bad(file, `expected at most ${rankLimit} non-negative integers as shape of tensor "${name}"`)
+  }
   if (!isSizes(offsets) || offsets.length !== 2) {
     throw bad(file, `expected two non-negative integers as data_offsets of tensor "${name}"`)
   }
@@ -150,23 +159,21 @@ async function readExactly(handle: FileHandle, bytes: number, position: number, 
  */
 export async function readSafetensors(file: string, options: { signal?: AbortSignal } = {}): Promise<SafetensorsFile> {
   options.signal?.throwIfAborted()
-  const handle = await open(file, 'r').catch((error: unknown) => {
+  const { handle, size } = await openPlainFile(file).catch((error: unknown) => {
     throw unreadable(file, error)
   })
   try {
-    const info = await handle.stat()
-    if (!info.isFile()) throw new ModelError('BAD_FORMAT', `expected ${file} to be a file, got something else.`)
-    if (info.size < 10) throw bad(file, `expected at least 10 bytes, got ${info.size}`)
+    if (size < 10) throw bad(file, `expected at least 10 bytes, got ${size}`)
     const length = new DataView((await readExactly(handle, 8, 0, file)).buffer).getBigUint64(0, true)
     if (length > BigInt(headerLimit))
       throw bad(file, `expected a header of at most ${headerLimit} bytes, got ${length}`)
-    if (Number(length) > info.size - 8) {
-      throw bad(file, `the header should have ${length} bytes, but only ${info.size - 8} follow (truncated?)`)
+    if (Number(length) > size - 8) {
+      throw bad(file, `the header should have ${length} bytes, but only ${size - 8} follow (truncated?)`)
     }
     const header = await readExactly(handle, Number(length), 8, file)
     options.signal?.throwIfAborted()
     const digest = createHash('sha256').update(header).digest('hex')
-    return { ...parseHeader(header, info.size, file), digest }
+    return { ...parseHeader(header, size, file), digest }
   } finally {
     await handle.close()
   }
@@ -187,7 +194,7 @@ export async function readSmallTensors(
   for (const [file, tensors] of groupByFile(refs)) {
     options.signal?.throwIfAborted()
     const ordered = [...tensors].sort((a, b) => a.offset - b.offset)
-    const handle = await open(file, 'r').catch((error: unknown) => {
+    const { handle } = await openPlainFile(file).catch((error: unknown) => {
       throw unreadable(file, error)
     })
     try {

@@ -1,9 +1,10 @@
-import { mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, open, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { Checkpoint, type TensorRef } from '../checkpoint/checkpoint.js'
 import { type SafetensorsEntry, writeShards } from '../checkpoint/safetensors-writer.js'
 import { Device } from '../core/device.js'
 import { ModelError, RequestError } from '../errors.js'
+import { readPlainFile } from '../plain-file.js'
 import { packageVersion } from '../version.js'
 import { Nvfp4Quantizer } from './nvfp4.js'
 import { nanoRecipe, type QuantizationPlan } from './recipe.js'
@@ -36,6 +37,14 @@ const companions = [
   'special_tokens_map.json',
   'chat_template.jinja',
 ]
+
+const companionLimit = 1 << 28
+
+async function readCompanion(path: string): Promise<Uint8Array> {
+  return readPlainFile(path, companionLimit).catch((cause: Error) => {
+    throw new ModelError('BAD_FORMAT', `cannot copy ${path}: ${cause.message}. Replace or remove it.`, { cause })
+  })
+}
 
 async function exists(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined)) !== undefined
@@ -88,7 +97,7 @@ export async function quantizeCheckpoint(
     })
     for (const name of companions) {
       // Read and written rather than copied: a read-only source must not make a read-only checkpoint.
-      if (await exists(join(folder, name))) await writeFile(join(aside, name), await readFile(join(folder, name)))
+      if (await exists(join(folder, name))) await writeFile(join(aside, name), await readCompanion(join(folder, name)))
     }
     await writeFile(join(aside, 'hf_quant_config.json'), sidecar(plan))
     if (options.force) await rm(target, { recursive: true, force: true })

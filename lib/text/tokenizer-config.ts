@@ -1,6 +1,6 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ModelError } from '../errors.js'
+import { readPlainFile } from '../plain-file.js'
 
 /** What chat templates need of tokenizer_config.json. */
 export interface TokenizerConfig {
@@ -9,6 +9,8 @@ export interface TokenizerConfig {
   readonly template?: string
 }
 
+/** Templates included: the largest in use take 50 kB, lists of added tokens some hundred more. */
+const fileLimit = 1 << 26
 const tokenNames = ['bos_token', 'eos_token', 'unk_token', 'pad_token', 'sep_token', 'cls_token', 'mask_token']
 
 /**
@@ -44,7 +46,7 @@ function chooseTemplate(value: unknown, path: string): string | undefined {
 async function readJson(path: string): Promise<Record<string, unknown> | undefined> {
   let text: string
   try {
-    text = await readFile(path, 'utf8')
+    text = Buffer.from(await readPlainFile(path, fileLimit)).toString('utf8')
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined
     throw malformed(path, `cannot be read (${(cause as Error).message})`, cause)

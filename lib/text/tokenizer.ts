@@ -1,7 +1,7 @@
-import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { ModelError, RequestError, StateError } from '../errors.js'
+import { openPlainFile } from '../plain-file.js'
 import type { RenderedPrompt } from './chat-template.js'
 import { Detokenizer } from './detokenizer.js'
 import { SubwordEncoder } from './subword-encoder.js'
@@ -197,20 +197,20 @@ function disposed(): StateError {
 }
 
 async function readShared(path: string): Promise<SharedArrayBuffer> {
-  let file: Awaited<ReturnType<typeof open>>
+  let opened: Awaited<ReturnType<typeof openPlainFile>>
   try {
-    file = await open(path)
+    opened = await openPlainFile(path)
   } catch (cause) {
     const message = `Cannot read ${path} (${(cause as Error).message}). Text needs the tokenizer.json of the checkpoint beside its weights.`
     throw new ModelError('MODEL_NOT_FOUND', message, { cause, details: { file: path } })
   }
+  const { handle, size } = opened
   try {
-    const { size } = await file.stat()
     if (size > fileLimit) throw malformed(path, `has ${size} bytes, more than any tokenizer`)
     const bytes = new SharedArrayBuffer(size)
     const view = new Uint8Array(bytes)
     for (let at = 0; at < size; ) {
-      const { bytesRead } = await file.read(view, at, size - at, at)
+      const { bytesRead } = await handle.read(view, at, size - at, at)
       if (bytesRead === 0) throw malformed(path, `ended after ${at} of ${size} bytes`)
       at += bytesRead
     }
@@ -219,6 +219,6 @@ async function readShared(path: string): Promise<SharedArrayBuffer> {
     if (cause instanceof ModelError) throw cause
     throw malformed(path, `cannot be read (${(cause as Error).message})`, cause)
   } finally {
-    await file.close()
+    await handle.close()
   }
 }

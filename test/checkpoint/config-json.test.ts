@@ -100,7 +100,7 @@ describe('readJsonFile', () => {
 
   it('refuses a folder of that name', async () => {
     const folder = await folderWith()
-    await expectError(() => readJsonFile(folder), 'BAD_FORMAT', 'to be a file', folder)
+    await expectError(() => readJsonFile(folder), 'BAD_FORMAT', 'no plain file', folder)
   })
 
   it('rejects with the reason of an abort', async () => {
