@@ -1,6 +1,6 @@
 import type { GenerationDefaults } from '../checkpoint/generation-config.js'
 import type { Engine, EngineRequest } from '../engine/types.js'
-import { RequestError } from '../errors.js'
+import { ModelError, RequestError } from '../errors.js'
 import type { ChatTemplate } from '../text/chat-template.js'
 import type { StreamParser } from '../text/stream-parser.js'
 import type { Tokenizer } from '../text/tokenizer.js'
@@ -51,6 +51,22 @@ function checkContext(tokens: number, limit: number): void {
   )
 }
 
+/** A tokenizer may know more tokens than the model has; one that is out of the model's reach must not reach a step. */
+function checkIds({ prompt, thinking }: RoundRequest, vocabularySize: number): void {
+  const lists = [prompt, thinking?.endIds ?? [], thinking?.forcedIds ?? []]
+  for (const ids of lists) {
+    for (const id of ids) {
+      if (id < vocabularySize) continue
+      throw new ModelError(
+        'BAD_FORMAT',
+        `The tokenizer gave the token id ${id}, but the model has ${vocabularySize}. Use the tokenizer.json that belongs ` +
+          'to the checkpoint.',
+        { details: { id, vocabularySize } },
+      )
+    }
+  }
+}
+
 /**
  * Runs the engine on one prompt, emits the parts, and resolves with what came. A cancel by the consumer resolves with
  * the part so far; an abort rejects with `signal.reason`, a prompt that leaves no room with `CONTEXT_OVERFLOW`.
@@ -62,6 +78,7 @@ export async function runRound(
 ): Promise<Round> {
   const { prompt, options } = request
   checkContext(prompt.length, context.contextLength)
+  checkIds(request, context.vocabularySize)
   const room = context.contextLength - prompt.length
   const collected = new Collector({
     tokenizer: context.tokenizer,

@@ -1,11 +1,12 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ModelError, RequestError } from '../errors.js'
+import { readPlainFile } from '../plain-file.js'
 import { Environment, parseJinja, type TemplateNode } from './jinja.js'
 import { AddedSpellings, LiteralMarker } from './literals.js'
 import { type Message, type ToolSpec, toTemplateMessages, toTemplateTools } from './messages.js'
 import { PythonInterpreter, preparePrinting } from './python-interpreter.js'
 import { strftime } from './strftime.js'
+import { withTimeLimit } from './time-limit.js'
 import { readTokenizerConfig, type TokenizerConfig } from './tokenizer-config.js'
 
 /** A prompt made by a chat template. Encode it with `tokenizer.encodePrompt()`. */
@@ -26,6 +27,12 @@ export interface RenderOptions {
 }
 
 class Refusal extends Error {}
+
+const fileLimit = 1 << 24
+/** Milliseconds that a template may take: a thousand messages take about 100. */
+const timeLimit = 2_000
+/** As in the sandbox that transformers renders templates in. */
+const rangeLimit = 100_000
 
 /**
  * The chat template of a checkpoint: Jinja, rendered as transformers renders it (`trim_blocks`, `lstrip_blocks`, values in
@@ -123,7 +130,8 @@ export class ChatTemplate {
       for (const [name, value] of Object.entries(all)) {
         if (value !== undefined) environment.set(name, value)
       }
-      return String(new PythonInterpreter(environment, mark).run(this.#program as TemplateNode).value)
+      const interpreter = new PythonInterpreter(environment, mark)
+      return withTimeLimit(timeLimit, () => String(interpreter.run(this.#program as TemplateNode).value))
     } catch (cause) {
       if (cause instanceof Refusal) {
         const message = `The chat template refuses these messages: ${cause.message.replaceAll(mark, '')}. Change them as it says.`
@@ -147,9 +155,11 @@ function markMessage(message: Record<string, unknown>, marker: LiteralMarker): R
 
 function parseTemplate(source: string, path: string): TemplateNode {
   try {
-    const program = parseJinja(source)
-    preparePrinting(program)
-    return program
+    return withTimeLimit(timeLimit, () => {
+      const program = parseJinja(source)
+      preparePrinting(program)
+      return program
+    })
   } catch (cause) {
     const message = `${path}: the chat template cannot be parsed (${(cause as Error).message}). Restore the file that belongs to the checkpoint.`
     throw new ModelError('BAD_FORMAT', message, { cause, details: { file: path } })
@@ -158,7 +168,7 @@ function parseTemplate(source: string, path: string): TemplateNode {
 
 async function readOptional(path: string): Promise<string | undefined> {
   try {
-    return await readFile(path, 'utf8')
+    return Buffer.from(await readPlainFile(path, fileLimit)).toString('utf8')
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined
     const message = `Cannot read ${path} (${(cause as Error).message}). Make it readable, or remove it.`
@@ -184,5 +194,6 @@ const globals = {
 function range(start: number, stop?: number, step = 1): number[] {
   const [from, to] = stop === undefined ? [0, start] : [start, stop]
   const length = Math.max(0, Math.ceil((to - from) / step))
+  if (!(length <= rangeLimit)) throw new RangeError(`a range of more than ${rangeLimit}`)
   return Array.from({ length }, (_, i) => from + i * step)
 }

@@ -13,6 +13,15 @@ const statementTypes = new Set([
   'CallStatement',
   'FilterStatement',
 ])
+/** Nodes whose values can be larger than what went into them. */
+const makers = new Set([
+  'BinaryExpression',
+  'CallExpression',
+  'FilterExpression',
+  'MemberExpression',
+  'PythonIterable',
+  'PythonOutput',
+])
 // In Python a dict's methods come before its keys (`schema.items` is the method), and these are the ones of a plain dict.
 const dictMethods = new Set(['get', 'items', 'keys', 'values'])
 const strips: ReadonlyMap<string, 'both' | 'left' | 'right'> = new Map([
@@ -28,6 +37,9 @@ const strips: ReadonlyMap<string, 'both' | 'left' | 'right'> = new Map([
  */
 export class PythonInterpreter extends Interpreter {
   readonly #mark: string
+  // Bound the memory: a template may double a list or a string in a loop.
+  #steps = 2_000_000
+  #characters = 500_000_000
 
   /** @param mark a character that must come through unescaped (see literals.ts) */
   constructor(environment: Environment, mark: string) {
@@ -35,7 +47,19 @@ export class PythonInterpreter extends Interpreter {
     this.#mark = mark
   }
 
+  /** @throws RangeError when the template has made too much */
   override evaluate(node: Node | undefined, environment: Environment): TemplateValue {
+    const value = this.#evaluate(node, environment)
+    this.#steps -= 1
+    if (makers.has(node?.type ?? '')) {
+      if (isList(value)) this.#steps -= value.value.length
+      else if (isString(value)) this.#characters -= value.value.length
+    }
+    if (this.#steps < 0 || this.#characters < 0) throw new RangeError('it makes too many values or too much text')
+    return value
+  }
+
+  #evaluate(node: Node | undefined, environment: Environment): TemplateValue {
     switch (node?.type) {
       case 'PythonOutput':
         return make.string(this.#str(this.evaluate(node.expression as Node, environment)))

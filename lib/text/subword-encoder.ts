@@ -1,27 +1,32 @@
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import { RequestError } from '../errors.js'
 import { AddedTokenMatcher } from './added-token-matcher.js'
+import { TimeLimitError, withTimeLimit } from './time-limit.js'
 import { malformed } from './tokenizer-errors.js'
 import type { TokenizerFile } from './tokenizer-file.js'
 
 const noLiterals = new Uint32Array(0)
+/** Milliseconds for a text of so many characters: ten times what they take, and a second for whatever else goes on. */
+const timeLimit = (characters: number) => 1_000 + 0.02 * characters
 
 /** Turns text into ids, synchronously: it runs in the worker, and in the main thread for small vocabularies. */
 export class SubwordEncoder {
   readonly #plain: HuggingFaceTokenizer
   readonly #matcher: AddedTokenMatcher
   readonly #missingBytes: ReadonlySet<number>
+  readonly #path: string
 
   /** @throws ModelError `BAD_FORMAT` when @huggingface/tokenizers cannot take the file, say for a broken pattern */
   constructor(file: TokenizerFile, path: string) {
     this.#matcher = new AddedTokenMatcher(file.added)
     this.#missingBytes = file.missingBytes
+    this.#path = path
     try {
       this.#plain = new HuggingFaceTokenizer(
         file.definition as unknown as ConstructorParameters<typeof HuggingFaceTokenizer>[0],
         {} as ConstructorParameters<typeof HuggingFaceTokenizer>[1],
       )
-      this.#plain.encode("It's 12\n", { add_special_tokens: false })
+      withTimeLimit(timeLimit(0), () => this.#encodePlain("It's 12\n"))
     } catch (cause) {
       throw malformed(path, `cannot be used (${(cause as Error).message})`, cause)
     }
@@ -30,9 +35,20 @@ export class SubwordEncoder {
   /**
    * @param special whether spellings of added tokens become those tokens
    * @param literals ascending indices of characters that stay plain text all the same
+   * @throws ModelError `BAD_FORMAT` when the file's pattern takes for ever over this text
    */
   encode(text: string, special: boolean, literals: Uint32Array = noLiterals): Uint32Array<ArrayBuffer> {
     this.#checkBytes(text)
+    try {
+      return withTimeLimit(timeLimit(text.length), () => this.#encode(text, special, literals))
+    } catch (cause) {
+      if (!(cause instanceof TimeLimitError)) throw cause
+      const message = `cannot split a text of ${text.length} characters (${cause.message}): its pattern is broken`
+      throw malformed(this.#path, message, cause)
+    }
+  }
+
+  #encode(text: string, special: boolean, literals: Uint32Array): Uint32Array<ArrayBuffer> {
     if (!special) return Uint32Array.from(this.#encodePlain(text))
     const parts: number[][] = []
     for (const segment of this.#matcher.split(text, literals)) {
