@@ -1,0 +1,176 @@
+#include "kernels/linear/fragments.cuh"
+#include "kernels/linear/plan.cuh"
+
+/// y for several tokens: tokens are the columns of B, so that each unit of weights is decoded once for up to 64 of them.
+///
+/// A warp has two row tiles and a stretch of their units, which it multiplies with all tokens of the block; `splits` warps
+/// share the units of two tiles, and their sums meet in shared memory in the order of the warps. Units wait in a ring of
+/// each warp; x̂ comes from the caches, where the other warps' reads put it.
+namespace nibblet {
+namespace {
+
+using namespace fragments;
+
+/// Sums in shared memory: 8 tokens of 16 rows, padded so that a warp's writes meet 32 banks.
+constexpr int kTokenFloats = 20;
+constexpr int kTileFloats = 8 * kTokenFloats;
+
+template <Format format, int kTokenTiles>
+struct Accumulators {
+  float c[kTokensRowTiles][kTokenTiles][4] = {};
+
+  /// @param x  the unit's place in the first tile of tokens
+  __device__ __forceinline__ void add(const Unit<format> (&units)[kTokensRowTiles], const uint8_t* x,
+                                      size_t tile_bytes, int lane) {
+    TokenTile<format> tokens[kTokenTiles];
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; tile++) tokens[tile].read(x + size_t(tile) * tile_bytes, lane);
+#pragma unroll
+    for (int r = 0; r < kTokensRowTiles; r++) {
+      for_each_mma(units[r], [&](int i, const uint32_t (&a)[4]) {
+#pragma unroll
+        for (int tile = 0; tile < kTokenTiles; tile++) {
+          mma_bf16(c[r][tile], a[0], a[1], a[2], a[3], tokens[tile].b0(i), tokens[tile].b1(i));
+        }
+      });
+    }
+  }
+};
+
+template <Format format, int kTokenTiles>
+__global__ void __launch_bounds__(kTokensWarps * 32) linear_tokens(const LinearTask task, int splits) {
+  grid_dependency_launch();
+  constexpr int32_t kUnitBytes = int32_t(fragment_unit_bytes(format));
+  constexpr int32_t kStageBytes = kTokensRowTiles * kUnitBytes;
+  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), split = warp % splits;
+  const int32_t pairs_in_block = kTokensWarps / splits;
+  const int32_t first_pair = int32_t(blockIdx.x) * pairs_in_block;
+  const int32_t begin = task.units * split / splits, end = task.units * (split + 1) / splits;
+  const uint64_t policy = evict_first_policy();
+  uint8_t* ring = dynamic_shared<uint8_t>() + warp * kTokensStages * kStageBytes;
+
+  const uint8_t* tiles[kTokensRowTiles];
+#pragma unroll
+  for (int r = 0; r < kTokensRowTiles; r++) {
+    // Beyond the last tile a warp computes the last one again, and nobody looks.
+    const int32_t tile = (first_pair + warp / splits) * kTokensRowTiles + r;
+    tiles[r] =
+        task.weight + size_t(tile < task.tiles ? tile : task.tiles - 1) * size_t(task.units) * kUnitBytes;
+  }
+  const auto fetch = [&](int32_t unit, int stage) {
+    if (unit < end) {
+#pragma unroll
+      for (int r = 0; r < kTokensRowTiles; r++) {
+        copy_unit<format>(ring + stage * kStageBytes + r * kUnitBytes, tiles[r] + size_t(unit) * kUnitBytes,
+                          lane, policy);
+      }
+    }
+    copy_async_commit();
+  };
+#pragma unroll
+  for (int stage = 0; stage < kTokensStages; stage++) fetch(begin + stage, stage);
+
+  grid_dependency_wait();
+  const int32_t first_row = int32_t(blockIdx.y) * kTokenTiles * 8;
+  const int32_t rows = live_rows(task) - first_row;
+  const size_t tile_bytes = token_tile_bytes(format, task.prologue.in);
+  const uint8_t* x = task.prepared + size_t(first_row / 8) * tile_bytes;
+
+  Accumulators<format, kTokenTiles> sums;
+  int stage = 0;
+  // With no rows left the copies are only waited for.
+  for (int32_t unit = begin; unit < end; unit++) {
+    copy_async_wait<kTokensStages - 1>();
+    __syncwarp();
+    if (rows <= 0) continue;
+    Unit<format> units[kTokensRowTiles];
+#pragma unroll
+    for (int r = 0; r < kTokensRowTiles; r++) {
+      units[r] = read_unit<format>(ring + stage * kStageBytes + r * kUnitBytes, lane);
+    }
+    __syncwarp();
+    fetch(unit + kTokensStages, stage);
+    if (++stage == kTokensStages) stage = 0;
+    sums.add(units, x + size_t(unit) * size_t(fragment_inputs(format)) * 16, tile_bytes, lane);
+  }
+  copy_async_wait<0>();
+  __syncthreads();
+  if (rows <= 0) return;
+
+  float* shared = dynamic_shared<float>();
+  float* mine = shared + warp * kTokensRowTiles * kTokenTiles * kTileFloats;
+#pragma unroll
+  for (int r = 0; r < kTokensRowTiles; r++) {
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; tile++) {
+      float* to = mine + (r * kTokenTiles + tile) * kTileFloats + lane % 4 * 2 * kTokenFloats + lane / 4;
+      to[0] = sums.c[r][tile][0];
+      to[kTokenFloats] = sums.c[r][tile][1];
+      to[8] = sums.c[r][tile][2];
+      to[kTokenFloats + 8] = sums.c[r][tile][3];
+    }
+  }
+  __syncthreads();
+
+  // A thread keeps its row of the tile: 16 rows times 16 tokens at a time.
+  constexpr int kTokens = kTokenTiles * 8, kStep = kTokensWarps * 32 / kFragmentRows;
+  const int32_t in_tile = int32_t(threadIdx.x) % kFragmentRows;
+  for (int32_t t = 0; t < pairs_in_block * kTokensRowTiles; t++) {
+    const int32_t n = (first_pair * kTokensRowTiles + t) * kFragmentRows + in_tile;
+    if (n >= task.epilogue.out) return;
+    const OutputConstants constants(task.epilogue, n);
+    const float* from = shared + ((t / kTokensRowTiles) * splits * kTokensRowTiles + t % kTokensRowTiles) *
+                                     kTokenTiles * kTileFloats;
+    for (int32_t token = int32_t(threadIdx.x) / kFragmentRows; token < kTokens && token < rows;
+         token += kStep) {
+      const float* terms = from + token / 8 * kTileFloats + token % 8 * kTokenFloats + in_tile;
+      float sum = 0;
+      for (int s = 0; s < splits; s++) sum += terms[s * kTokensRowTiles * kTokenTiles * kTileFloats];
+      const int32_t row = first_row + token;
+      write_output(task.epilogue, constants, row, n, sum * kTokensScale<format>,
+                   output_before(task.epilogue, row, n));
+    }
+  }
+}
+
+template <Format format, int kTokenTiles>
+cudaError_t launch_tiles(const LinearTask& task, const TokensPlan& plan, const CudaTarget& target) {
+  const cudaError_t error = allow_shared_memory(linear_tokens<format, kTokenTiles>, plan.shared_bytes);
+  if (error != cudaSuccess) return error;
+  const LaunchShape shape = {plan.grid, dim3(kTokensWarps * 32), plan.shared_bytes};
+  return launch(target, shape, linear_tokens<format, kTokenTiles>, task, plan.splits);
+}
+
+template <Format format>
+cudaError_t launch_format(const LinearTask& task, const TokensPlan& plan, const CudaTarget& target) {
+  switch (plan.token_tiles) {
+    case 1:
+      return launch_tiles<format, 1>(task, plan, target);
+    case 2:
+      return launch_tiles<format, 2>(task, plan, target);
+    case 4:
+      return launch_tiles<format, 4>(task, plan, target);
+    case 8:
+      return launch_tiles<format, 8>(task, plan, target);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+cudaError_t linear_tokens_cuda(const LinearTask& task, Format format, const TokensPlan& plan,
+                               const CudaTarget& target) {
+  switch (format) {
+    case Format::nvfp4:
+      return launch_format<Format::nvfp4>(task, plan, target);
+    case Format::bf16:
+      return launch_format<Format::bf16>(task, plan, target);
+    case Format::e4m3:
+      return launch_format<Format::e4m3>(task, plan, target);
+    case Format::f32:
+      break;
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace nibblet
