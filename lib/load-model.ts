@@ -2,9 +2,9 @@ import { existsSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { Checkpoint } from './checkpoint/checkpoint.js'
 import { WeightLoader } from './checkpoint/weight-loader.js'
-import { Device } from './core/device.js'
+import { Device, type DeviceName } from './core/device.js'
 import { ModelRunner, type RunnerOptions } from './engine/model-runner.js'
-import { DeviceError, RequestError } from './errors.js'
+import { DeviceError, NibbletError, RequestError } from './errors.js'
 import { loadDefaults } from './load-defaults.js'
 import { type LoadOptions, type ResolvedLoadOptions, resolveLoadOptions } from './load-options.js'
 import { Model, type ModelInfo, type ModelParts } from './model.js'
@@ -38,8 +38,7 @@ export async function loadParts(
   resolved.signal?.throwIfAborted()
   const folder = resolveModel(name)
   const checkpoint = await Checkpoint.open(folder, signalOption(resolved))
-  const runner = runnerOptions(checkpoint, resolved)
-  checkMemory(checkpoint, runner)
+  const runner = chooseDevice(checkpoint, resolved)
   const stream = runner.device.stream({ threads: runner.threads, exact: runner.exact })
   const loader = new WeightLoader(checkpoint, stream)
   let modelRunner: ModelRunner | undefined
@@ -59,10 +58,10 @@ export async function loadParts(
     checkpoint.finish()
     loader.close()
     modelRunner = new ModelRunner(model, stream, runner)
-    modelRunner.graph()
+    await modelRunner.warmUp()
     resolved.onProgress?.({ stage: 'warmup', loaded: total, total })
     resolved.logger?.info(
-      `${name}: ${checkpoint.parameters} parameters on ${runner.device.name}, ${runner.threads} threads`,
+      `${name}: ${checkpoint.parameters} parameters on ${runner.device.name} (${runner.device.model}), ${runner.threads} threads`,
     )
     const weights = { bytes: loader.ownedBytes, dispose: () => loader.dispose() }
     const info = describe(name, folder, checkpoint, runner)
@@ -106,6 +105,30 @@ async function loadText(folder: string, options: ResolvedLoadOptions) {
 
 function signalOption({ signal }: ResolvedLoadOptions): { signal?: AbortSignal } {
   return signal ? { signal } : {}
+}
+
+/** With `auto` the first GPU when there is one with room for the model, otherwise the CPU; says which and why. */
+function chooseDevice(checkpoint: Checkpoint, options: ResolvedLoadOptions): RunnerOptions {
+  const on = (device: DeviceName) => {
+    const runner = runnerOptions(checkpoint, { ...options, device })
+    checkMemory(checkpoint, runner)
+    return runner
+  }
+  if (options.device !== 'auto') return on(options.device)
+  const cpu = (reason: string) => {
+    options.logger?.info(`device 'auto' is the CPU: ${reason}`)
+    return on('cpu')
+  }
+  if (Device.cudaDevices() === 0) return cpu('this build or this machine has no GPU')
+  if (options.exact) return cpu('`exact` runs on the CPU alone')
+  try {
+    const runner = on('cuda:0')
+    options.logger?.info(`device 'auto' is ${runner.device.name}, ${runner.device.model}`)
+    return runner
+  } catch (error) {
+    if (!NibbletError.is(error) || (error.code !== 'NO_DEVICE' && error.code !== 'OUT_OF_MEMORY')) throw error
+    return cpu(error.message)
+  }
 }
 
 function runnerOptions(checkpoint: Checkpoint, options: ResolvedLoadOptions): RunnerOptions {

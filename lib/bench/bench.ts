@@ -34,7 +34,7 @@ export interface BenchOptions {
 export interface BenchResult {
   model: string
   device: string
-  /** Instruction set of the CPU kernels. */
+  /** Instruction set of the CPU kernels, or what the maker calls the GPU. */
   variant: string
   threads: number
   batch: number
@@ -55,6 +55,8 @@ export interface BenchResult {
     /** Time that JavaScript took a step, divided by the time of the step. */
     jsShare: number
     jsMillisecondsPerStep: number
+    /** Kernels of a decode step on a GPU. */
+    graphKernels?: number
   }
   prefill: { tokens: number; tokensPerSecond: number }
   load: { seconds: number }
@@ -85,7 +87,7 @@ const mostRuns = 5
 export async function bench(name: string, options: BenchOptions = {}): Promise<BenchResult> {
   const { prompt = 512, generate = 64, batch = 1, contextLength = prompt + generate, signal } = options
   check({ prompt, generate, batch, contextLength })
-  const device = Device.open(options.device)
+  const device = Device.open(options.exact ? 'cpu' : options.device)
   const threads = options.threads ?? Device.physicalCores()
   const loadBefore = loadavg()[0] ?? 0
   const sized = options.rooflineBytes === undefined ? {} : { bytes: options.rooflineBytes }
@@ -107,6 +109,7 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
     const workload: Workload = { batch, prompt, generate, vocabularySize, signal }
     const { decode, prefill, prefillTokens, runs } = await measure(parts, workload)
     const memory = parts.runner.memory
+    const graphKernels = parts.runner.graph(batch).kernels
     const counted = await countExperts(parts.runner, { ...workload, generate: Math.min(generate, countedSteps + 1) })
     const expertBytes = counted ? counted.decode.weightBytes / counted.decodeSteps : 0
     const bytesPerToken = tokenBytes(checkpoint, workload, expertBytes, parts)
@@ -121,7 +124,7 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
     return {
       model: parts.info.name,
       device: parts.info.device,
-      variant: Device.cpuVariant(),
+      variant: device.cuda ? device.model : Device.cpuVariant(),
       threads,
       batch,
       contextLength,
@@ -135,6 +138,7 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
         rooflineShare: (bytesPerToken * tokensPerSecond) / (roofline.gigabytesPerSecond * 1e9),
         jsShare: jsMilliseconds / 1e3 / decode.decodeSeconds,
         jsMillisecondsPerStep: jsMilliseconds / decode.decodeStats.steps,
+        ...(device.cuda && { graphKernels }),
       },
       prefill: { tokens: prefillTokens, tokensPerSecond: prefillTokens / prefill.prefillSeconds },
       load: { seconds },

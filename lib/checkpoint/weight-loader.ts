@@ -152,7 +152,10 @@ export class WeightLoader {
 
   #layout(format: WeightFormat, sparse: boolean): WeightLayout {
     if (this.#exact) return 'rows'
-    return sparse && format === 'nvfp4' ? 'columns' : 'panels'
+    if (sparse && format === 'nvfp4') return 'columns'
+    if (!this.#device.cuda) return 'panels'
+    // What tensor cores compute in has no room for float32 weights.
+    return format === 'f32' ? 'rows' : 'fragments'
   }
 
   #pack(weight: Weight, source: LinearSource, matrix: number, firstRow: number): void {

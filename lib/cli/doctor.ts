@@ -1,3 +1,4 @@
+import { Device } from '../core/device.js'
 import { NibbletError } from '../errors.js'
 import type { Arguments } from './args.js'
 import { type Command, type Context, takePositionals } from './command.js'
@@ -74,7 +75,12 @@ async function run(args: Arguments, context: Context): Promise<number> {
 function chooseDevice(binary: Binary, gpu: GpuReport): Diagnosis['auto'] {
   if (!binary.usable) return { device: undefined, reason: 'there is no usable binary' }
   const gpus = gpu.devices.length === 0 ? '' : `, so the ${gpu.devices.length} GPU(s) above are not used`
-  return { device: 'cpu', reason: `this version has no GPU code${gpus}` }
+  if (Device.cudaDevices() === 0) return { device: 'cpu', reason: `this build or this machine has no GPU${gpus}` }
+  try {
+    return { device: 'cuda:0', reason: Device.open('cuda:0').model }
+  } catch (error) {
+    return { device: 'cpu', reason: error instanceof Error ? error.message : String(error) }
+  }
 }
 
 function gigabytes(bytes: number): string {

@@ -8,7 +8,7 @@ import { Weight, type WeightShape } from './weight.js'
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
 
 /**
- * A processor: the host CPU, shared by all its users in the process.
+ * A processor: the host CPU or a GPU, shared by all its users in the process.
  *
  * @example
  * const device = Device.open('cpu')
@@ -25,9 +25,9 @@ export class Device {
   }
 
   /**
-   * Opens a device. `auto` is the CPU in this build, which has no GPU code.
+   * Opens a device. `auto` is the first GPU that this build and this machine both have, otherwise the CPU.
    * @throws RequestError INVALID_OPTION for a name of another form
-   * @throws DeviceError NO_DEVICE when the device is not there
+   * @throws DeviceError NO_DEVICE, saying why, when the device is not there
    */
   static open(name: DeviceName = 'auto'): Device {
     if (!/^(auto|cpu|cuda|cuda:\d+)$/.test(name)) {
@@ -37,7 +37,23 @@ export class Device {
         { details: { option: 'device' } },
       )
     }
-    return new Device(name === 'auto' ? 'cpu' : name)
+    if (name === 'auto') return new Device(native().cudaDevices() > 0 ? 'cuda:0' : 'cpu')
+    return new Device(name === 'cuda' ? 'cuda:0' : name)
+  }
+
+  /** GPUs that this build can use; 0 when it has no GPU code, or the machine no GPU or no driver. */
+  static cudaDevices(): number {
+    return native().cudaDevices()
+  }
+
+  /** Whether this is a GPU. */
+  get cuda(): boolean {
+    return this.name !== 'cpu'
+  }
+
+  /** What the maker calls it: `NVIDIA H100 80GB HBM3`. */
+  get model(): string {
+    return native().deviceModel(this.handle)
   }
 
   /** Cores that a stream may use, hyper-threads counted once. */

@@ -39,6 +39,11 @@ export class Graph {
     return native().launch(this.stream.handle, this.#handle, input, cancel?.handle)
   }
 
+  /** Kernels of a launch on a GPU, known after the first one; 0 on the CPU. */
+  get kernels(): number {
+    return native().graphKernels(this.#handle)
+  }
+
   dispose(): void {
     native().disposeGraph(this.#handle)
     forget(this)

@@ -38,6 +38,9 @@ export interface NativeBinding extends VersionedBinding {
   initialize(makeError: (code: Code, message: string, op: string) => Error): void
   openDevice(name: string): Handle<'device'>
   deviceMemory(device: Handle<'device'>): { allocated: number; available: number }
+  /** What the maker calls it. */
+  deviceModel(device: Handle<'device'>): string
+  cudaDevices(): number
   physicalCores(): number
   cpuVariant(): string
   createBuffer(device: Handle<'device'>, bytes: number): Handle<'buffer'>
@@ -80,6 +83,7 @@ export interface NativeBinding extends VersionedBinding {
   endCapture(stream: Handle<'stream'>, result: NativeTensor | undefined, resultRows: boolean): Handle<'graph'>
   abandonCapture(stream: Handle<'stream'>): void
   disposeGraph(graph: Handle<'graph'>): void
+  graphKernels(graph: Handle<'graph'>): number
   launch(
     stream: Handle<'stream'>,
     graph: Handle<'graph'>,

@@ -6,9 +6,9 @@ import { type Handle, native } from './native.js'
 export type WeightFormat = 'f32' | 'bf16' | 'e4m3' | 'nvfp4'
 /**
  * How elements are ordered (kernels/weight.h): as in a checkpoint, for the reference kernels; in panels of 16 rows; or, nvfp4 only,
- * column after column, for inputs that are mostly zero.
+ * column after column, for inputs that are mostly zero; in fragments, as tensor cores read them, for GPUs.
  */
-export type WeightLayout = 'rows' | 'panels' | 'columns'
+export type WeightLayout = 'rows' | 'panels' | 'columns' | 'fragments'
 
 export interface WeightShape {
   format: WeightFormat

@@ -10,8 +10,11 @@ import type { Engine, EngineOutcome, EngineRequest } from './types.js'
 export interface StepRunner {
   /** Tokens of prompt in one step. */
   readonly chunkTokens: number
-  /** The graph whose launches report one Result a logits row. Captured at the first call and again after `reset`. */
-  graph(): Graph
+  /**
+   * The graph whose launches, of at most `tokens` tokens, report one Result a logits row. Captured at the first call and again
+   * after `reset`.
+   */
+  graph(tokens?: number): Graph
   /** Replaces a poisoned stream and drops its graphs, unless the stream of the graph that failed is replaced already. */
   reset(failed?: Graph): void
 }
@@ -152,7 +155,7 @@ export class BatchEngine implements Engine {
     if (steps.length === 0) return false
     const cancel = new CancelFlag()
     this.#graph = undefined
-    this.#graph = this.#runner.graph()
+    this.#graph = this.#runner.graph(steps.reduce((sum, step) => sum + (step.ids?.length ?? 1), 0))
     const bytes = this.#graph.launch(this.#input.pack(steps), cancel)
     // The loop awaits flights in order; a later one may fail meanwhile.
     bytes.catch(() => {})

@@ -8,6 +8,7 @@ import type { Stream } from '../core/stream.js'
 import type { Batch, NemotronH } from '../models/nemotron-h.js'
 import type { StepRunner } from './engine.js'
 import { MoeStatistics } from './moe-statistics.js'
+import { StepInput } from './step-input.js'
 
 export interface RunnerOptions {
   device: Device
@@ -25,6 +26,8 @@ export interface RunnerOptions {
 const slotWords = 8
 /** Prompt tokens in one step: enough to read each weight for many tokens, few enough that decode rows do not wait long. */
 const promptTokens = 256
+/** A GPU reads weights faster than it computes with them only below some hundred tokens. */
+const gpuPromptTokens = 512
 /** Logits of one scoring step take at most this. */
 const scoreBytes = 16 << 20
 
@@ -58,7 +61,8 @@ export class ModelRunner implements StepRunner {
   readonly #samplingBuffer: Buffer
   readonly #sampling: SamplingState
   #stream: Stream
-  #step: Graph | undefined
+  /** By the most tokens of a step. */
+  readonly #steps = new Map<number, Graph>()
   #score: Graph | undefined
   #closed = false
   #statistics: MoeStatistics | undefined
@@ -69,7 +73,7 @@ export class ModelRunner implements StepRunner {
     const { vocabSize } = model.config
     const shape = cacheShape(options)
     this.#options = options
-    this.chunkTokens = options.chunkTokens ?? promptTokens
+    this.chunkTokens = options.chunkTokens ?? (device.cuda ? gpuPromptTokens : promptTokens)
     this.#model = model
     this.#stream = stream
     this.#cache = new ModelCache(device, model.config, shape)
@@ -93,18 +97,36 @@ export class ModelRunner implements StepRunner {
     return { cache: this.#cache.bytes + this.#samplingBuffer.bytes, workspace: this.#stream.arenaBytes }
   }
 
-  graph(): Graph {
-    this.#step ??= this.#stream.capture(
-      () => {
-        const logits = this.#model.forward(
-          this.#stream,
-          this.#batch(this.chunkTokens + this.#options.maxBatch, this.#options.maxBatch),
-        )
-        return this.#stream.sample(logits, this.#sampling)
-      },
-      { rows: true },
-    )
-    return this.#step
+  graph(tokens: number = this.#mostTokens): Graph {
+    const bucket = this.#bucket(tokens)
+    let graph = this.#steps.get(bucket)
+    if (graph === undefined) {
+      const batch = this.#batch(bucket, Math.min(bucket, this.#options.maxBatch))
+      const body = () => this.#stream.sample(this.#model.forward(this.#stream, batch), this.#sampling)
+      graph = this.#stream.capture(body, { rows: true })
+      this.#steps.set(bucket, graph)
+    }
+    return graph
+  }
+
+  /**
+   * Captures the largest step, which sizes the temporaries that the others share. On a GPU, where a graph is compiled when it is
+   * launched first, launches it and that of one decoding sequence with nothing in them.
+   */
+  async warmUp(): Promise<void> {
+    const largest = this.graph()
+    if (!this.#options.device.cuda) return
+    for (const graph of [largest, this.graph(1)]) await graph.launch(new StepInput().pack([]))
+  }
+
+  get #mostTokens(): number {
+    return this.chunkTokens + this.#options.maxBatch
+  }
+
+  /** The launches of a GPU are sized by the most that a step can have: powers of two. The CPU looks at each step. */
+  #bucket(tokens: number): number {
+    if (!this.#options.device.cuda) return this.#mostTokens
+    return Math.min(2 ** Math.ceil(Math.log2(tokens)), this.#mostTokens)
   }
 
   /** Launches report f32 [rows, vocabulary] of a step with at most `scoreRows` tokens. */
@@ -121,8 +143,7 @@ export class ModelRunner implements StepRunner {
    * Counting is slow. Only while no step is under way: what was captured is captured again.
    */
   count(on: boolean): MoeStatistics | undefined {
-    this.#step?.dispose()
-    this.#step = undefined
+    this.#forgetSteps()
     this.#statistics?.dispose()
     this.#statistics = on ? MoeStatistics.of(this.#model.config, this.#stream) : undefined
     return this.#statistics
@@ -154,10 +175,14 @@ export class ModelRunner implements StepRunner {
     return { tokens, rows, slots: this.#sampling.slots, cache: this.#cache, statistics }
   }
 
+  #forgetSteps(): void {
+    for (const graph of this.#steps.values()) graph.dispose()
+    this.#steps.clear()
+  }
+
   #drop(): void {
-    this.#step?.dispose()
+    this.#forgetSteps()
     this.#score?.dispose()
-    this.#step = undefined
     this.#score = undefined
     this.#stream.dispose()
   }

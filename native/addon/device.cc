@@ -24,6 +24,12 @@ void export_device(Napi::Env env, Napi::Object exports) {
     memory.Set("available", static_cast<double>(unwrap<Device>(info[0])->available_bytes()));
     return memory;
   });
+  export_function(env, exports, "cudaDevices", [](const Napi::CallbackInfo& info) -> Napi::Value {
+    return Napi::Number::New(info.Env(), Device::cuda_devices());
+  });
+  export_function(env, exports, "deviceModel", [](const Napi::CallbackInfo& info) -> Napi::Value {
+    return Napi::String::New(info.Env(), unwrap<Device>(info[0])->model());
+  });
   export_function(env, exports, "cpuVariant", [](const Napi::CallbackInfo& info) -> Napi::Value {
     return Napi::String::New(info.Env(), cpu_variant());
   });

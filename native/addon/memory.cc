@@ -21,7 +21,8 @@ Layout layout(const Napi::Value& value) {
   if (name == "rows") return Layout::rows;
   if (name == "panels") return Layout::panels;
   if (name == "columns") return Layout::columns;
-  throw invalid("unknown weight layout '" + name + "'; expected rows, panels or columns");
+  if (name == "fragments") return Layout::fragments;
+  throw invalid("unknown weight layout '" + name + "'; expected rows, panels, columns or fragments");
 }
 
 /// `[file, offset, dtype, name]`, or undefined

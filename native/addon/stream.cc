@@ -159,6 +159,9 @@ void export_stream(Napi::Env env, Napi::Object exports) {
     slot_of<Graph>(info[0]).reset();
     return info.Env().Undefined();
   });
+  export_function(env, exports, "graphKernels", [](const Napi::CallbackInfo& info) -> Napi::Value {
+    return Napi::Number::New(info.Env(), unwrap<Graph>(info[0])->kernels.load());
+  });
   export_function(env, exports, "createCancelFlag", [](const Napi::CallbackInfo& info) -> Napi::Value {
     return wrap(info.Env(), std::make_shared<std::atomic<bool>>(false));
   });

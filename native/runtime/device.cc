@@ -33,6 +33,14 @@ std::shared_ptr<Device> Device::open(const std::string& name) {
   return device;
 }
 
+int Device::cuda_devices() {
+#if NIBBLET_CUDA
+  return count_cuda_devices();
+#else
+  return 0;
+#endif
+}
+
 Device::Allocation Device::allocate(size_t bytes) {
   const Allocation allocation = take(bytes);
   allocated_.fetch_add(int64_t(allocation.bytes));

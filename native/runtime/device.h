@@ -21,6 +21,8 @@ class Device : public std::enable_shared_from_this<Device> {
  public:
   /// Throws NO_DEVICE, saying why, for a device that this build or this machine does not have.
   static std::shared_ptr<Device> open(const std::string& name);
+  /// GPUs that this build can use the driver of; 0 for a build or a machine without.
+  static int cuda_devices();
 
   explicit Device(std::string name) : name_(std::move(name)) {}
   virtual ~Device() = default;

@@ -8,6 +8,7 @@
 
 #include "native/runtime/error.h"
 #include "native/runtime/host_executor.h"
+#include "native/runtime/poison.h"
 
 namespace nibblet {
 namespace {
@@ -70,9 +71,14 @@ Device::Allocation HostDevice::take(size_t bytes) {
                 "cannot allocate " + std::to_string(bytes) + " bytes; free memory or lower contextLength");
   }
   if (granule == kHugePage) madvise(mapping, mapped, MADV_HUGEPAGE);
-  return {static_cast<uint8_t*>(mapping), mapped};
+  auto* data = static_cast<uint8_t*>(mapping);
+  poison(data + bytes, mapped - bytes);
+  return {data, mapped};
 }
 
-void HostDevice::give(const Allocation& allocation) { munmap(allocation.data, allocation.bytes); }
+void HostDevice::give(const Allocation& allocation) {
+  unpoison(allocation.data, allocation.bytes);
+  munmap(allocation.data, allocation.bytes);
+}
 
 }  // namespace nibblet

@@ -10,11 +10,17 @@
 #include <cstring>
 
 #include "native/runtime/error.h"
+#include "native/runtime/poison.h"
 
 namespace nibblet {
 namespace {
 
 Error bad_format(const std::string& message) { return Error("BAD_FORMAT", message); }
+
+size_t rest_of_page(size_t bytes) {
+  constexpr size_t kPage = 4096;
+  return (kPage - bytes % kPage) % kPage;
+}
 
 }  // namespace
 
@@ -33,10 +39,14 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   void* mapping = mmap(nullptr, bytes_, PROT_READ, MAP_PRIVATE, file_, 0);
   if (mapping == MAP_FAILED) fail("map " + path + ": " + std::strerror(errno));
   data_ = static_cast<uint8_t*>(mapping);
+  poison(data_ + bytes_, rest_of_page(bytes_));
 }
 
 MappedFile::~MappedFile() {
-  if (data_) munmap(data_, bytes_);
+  if (data_) {
+    unpoison(data_ + bytes_, rest_of_page(bytes_));
+    munmap(data_, bytes_);
+  }
   close(file_);
 }
 

@@ -106,6 +106,13 @@ void CudaDevice::give(const Allocation& allocation) {
   cudaGetLastError();
 }
 
+int count_cuda_devices() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
+}
+
 std::shared_ptr<Device> open_cuda_device(const std::string& name) {
   constexpr std::string_view kPrefix = "cuda:";
   int index = -1;

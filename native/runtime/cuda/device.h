@@ -33,6 +33,8 @@ class CudaDevice : public Device {
   CudaTarget target_{};
 };
 
+/// 0 without a driver that fits.
+int count_cuda_devices();
 /// `cuda:N`
 std::shared_ptr<Device> open_cuda_device(const std::string& name);
 
