@@ -58,6 +58,8 @@ bool Processor::run(const Kernel& kernel) {
                 unsigned(block / gridDim.x / gridDim.y)};
     run_block();
   }
+  if (!failed_ && kernel.shape.programmatic_edge && !waited_for_predecessor)
+    fault_outside("launched with a programmatic edge, but no thread called grid_dependency_wait");
   kernel_ = nullptr;
   return !failed_;
 }
@@ -91,16 +93,27 @@ void Processor::run_block() {
   Thread* first = next();
   running_ = first;
   threadIdx = first->index;
-  first->fiber.enter(&outside_);
+  outside_.leave(first->fiber);
   running_ = nullptr;
-  if (!failed_) check_shared();
+  if (failed_) return;
+  check_shared();
+  if (!bulk_copies_.empty()) fault_outside("a block ended with a cp.async.bulk that no thread waited for");
 }
 
+/// Unwinds a thread after a fault.
+struct Abandoned {};
+
 void Processor::thread_main() {
+  Fiber::entered();
   for (;;) {
     Processor& processor = current();
-    processor.kernel_->body();
-    processor.end_thread();
+    try {
+      processor.kernel_->body();
+      processor.end_thread();
+    } catch (const Abandoned&) {
+      processor.failed_ = true;
+    }
+    if (processor.failed_) processor.abandon();
   }
 }
 
@@ -194,55 +207,6 @@ void Processor::yield(Place where) {
   self.waits_for = nullptr;
 }
 
-int Processor::barrier(int id, int threads, BarrierVote vote, bool predicate, Place where) {
-  if (id < 0 || id > 15) fault("there is no barrier " + std::to_string(id), where);
-  if (threads % 32 != 0)
-    fault("a barrier of " + std::to_string(threads) + " threads: not whole warps", where);
-  Barrier& barrier = barriers_[size_t(id)];
-  if (barrier.arrived == 0) {
-    barrier.expected = threads;
-    barrier.vote = vote;
-    barrier.where = where;
-    barrier.votes = 0;
-  } else if (barrier.vote != vote || barrier.expected != threads ||
-             (id == 0 && !same(barrier.where, where))) {
-    fault("threads of the block wait at different barriers: at " + text_of(barrier.where) + " and at " +
-              text_of(where),
-          where);
-  }
-  const uint32_t round = barrier.round;
-  barrier.votes += predicate;
-  ++barrier.arrived;
-  if (barrier.arrived == (barrier.expected == 0 ? live_ : barrier.expected)) {
-    finish_round(barrier);
-  } else {
-    barrier.waiting[size_t(running_->number / 32)] |= 1u << (running_->number % 32);
-    wait("a barrier", where);
-  }
-  return barrier.results[round % 2];
-}
-
-void Processor::finish_round(Barrier& barrier) {
-  int& result = barrier.results[barrier.round % 2];
-  switch (barrier.vote) {
-    case BarrierVote::none:
-      result = 0;
-      break;
-    case BarrierVote::all:
-      result = barrier.votes == barrier.arrived;
-      break;
-    case BarrierVote::any:
-      result = barrier.votes > 0;
-      break;
-    case BarrierVote::count:
-      result = barrier.votes;
-      break;
-  }
-  ++barrier.round;
-  barrier.arrived = 0;
-  for (int w = 0; w * 32 < threads_; ++w) release(w, std::exchange(barrier.waiting[size_t(w)], 0));
-}
-
 void Processor::deadlock() {
   // All threads that wait for the same thing at the same place make one line.
   std::map<std::string, std::pair<int, int>> reasons;
@@ -260,12 +224,8 @@ void Processor::deadlock() {
   fault(text);
 }
 
-void Processor::abandon(const std::string& message) {
-  if (!record_fault(message)) {
-    std::fprintf(stderr, "emulated CUDA: %s\n", message.c_str());
-    std::abort();
-  }
-  failed_ = true;
+/// The other threads of the block are forgotten where they wait.
+void Processor::abandon() {
   prepared_ = 0;
   for (Thread& thread : all_) {
     thread.waits_for = nullptr;
@@ -274,7 +234,6 @@ void Processor::abandon(const std::string& message) {
     thread.open_copies = 0;
   }
   running_->fiber.leave(outside_);
-  std::abort();
 }
 
 std::string text_of(Place where) {
@@ -286,19 +245,27 @@ bool same(Place a, Place b) {
          (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
 }
 
+static void record_or_abort(const std::string& message) {
+  if (record_fault(message)) return;
+  std::fprintf(stderr, "emulated CUDA: %s\n", message.c_str());
+  std::abort();
+}
+
+void Processor::fault_outside(const std::string& text) {
+  record_or_abort(position() + ": " + text);
+  failed_ = true;
+}
+
 void fault(const std::string& text, Place where) {
   Processor& processor = Processor::current();
   if (!processor.is_running()) {
     std::fprintf(stderr, "emulated CUDA: %s: %s\n", text_of(where).c_str(), text.c_str());
     std::abort();
   }
-  processor.abandon(processor.position() + ", " + text_of(where) + ": " + text);
+  record_or_abort(processor.position() + ", " + text_of(where) + ": " + text);
+  throw Abandoned();
 }
 
 void yield(Place where) { Processor::current().yield(where); }
-
-int barrier(int id, int threads, BarrierVote vote, bool predicate, Place where) {
-  return Processor::current().barrier(id, threads, vote, predicate, where);
-}
 
 }  // namespace nibblet::emulated

@@ -90,7 +90,8 @@ class Processor {
   void release(int warp, uint32_t lanes);
   int barrier(int id, int threads, BarrierVote vote, bool predicate, Place where);
   void complete(Warp& warp, Gathering& gathering);
-  [[noreturn]] void abandon(const std::string& message);
+  /// As fault(), between blocks.
+  void fault_outside(const std::string& text);
 
   char* shared() { return shared_; }
   size_t shared_bytes() const { return kernel_->shape.shared_bytes; }
@@ -107,6 +108,7 @@ class Processor {
   void check_shared();
   void prepare_threads(int count);
   void end_thread();
+  void abandon();
   Thread* next();
   void go(Thread* to);
   void finish_round(Barrier& barrier);
@@ -114,7 +116,7 @@ class Processor {
 
   const Kernel* kernel_ = nullptr;
   Thread* running_ = nullptr;
-  void* outside_ = nullptr;  ///< the stack that run() was called on
+  Fiber outside_;  ///< what run() is called on
   bool failed_ = false;
   bool reverse_ = false;
   int live_ = 0;

@@ -84,7 +84,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   const Configuration& machine = configuration();
   cudaDeviceProp p{};
   std::snprintf(p.name, sizeof p.name, "emulated");
-  std::snprintf(p.uuid.bytes, sizeof p.uuid.bytes, "emulated-%d", device);
+  std::memcpy(p.uuid.bytes, "emulated", 8);
+  p.uuid.bytes[8] = char(device);
   p.totalGlobalMem = machine.memory_bytes;
   p.sharedMemPerBlock = size_t{48} << 10;
   p.regsPerBlock = 65536;

@@ -1,5 +1,6 @@
 #include "test/emulator/fiber.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -7,6 +8,14 @@
 #include <cstring>
 #include <new>
 #include <utility>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
 
 namespace nibblet::emulated {
 
@@ -81,27 +90,56 @@ static size_t page_bytes() {
   return bytes;
 }
 
-Fiber::Fiber(size_t number) {
+Fiber::Fiber() {
+  pthread_attr_t attributes;
+  void* bottom = nullptr;
+  bytes_ = 0;
+  if (pthread_getattr_np(pthread_self(), &attributes) == 0) {
+    pthread_attr_getstack(&attributes, &bottom, &bytes_);
+    pthread_attr_destroy(&attributes);
+  }
+  bottom_ = bottom;
+#ifdef __SANITIZE_THREAD__
+  sanitized_ = __tsan_get_current_fiber();
+#endif
+}
+
+Fiber::Fiber(size_t number) : bytes_(stack_bytes), offset_(number * 5 % 32 * 128) {
   // The page below the stack stays without access: a stack that overflows crashes there.
   const size_t total = page_bytes() + stack_bytes;
   void* memory = mmap(nullptr, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   memory_ = static_cast<char*>(memory);
+  bottom_ = memory_ + page_bytes();
   if (mprotect(memory_ + page_bytes(), stack_bytes, PROT_READ | PROT_WRITE) != 0) {
     munmap(memory_, total);
     throw std::bad_alloc();
   }
-  offset_ = number * 5 % 32 * 128;
+#ifdef __SANITIZE_THREAD__
+  sanitized_ = __tsan_create_fiber(0);
+#endif
 }
 
 Fiber::Fiber(Fiber&& other) noexcept
-    : place_(other.place_), memory_(std::exchange(other.memory_, nullptr)), offset_(other.offset_) {}
+    : place_(other.place_),
+      memory_(std::exchange(other.memory_, nullptr)),
+      bottom_(other.bottom_),
+      bytes_(other.bytes_),
+      offset_(other.offset_),
+      sanitized_(other.sanitized_) {}
 
 Fiber::~Fiber() {
-  if (memory_ != nullptr) munmap(memory_, page_bytes() + stack_bytes);
+  if (memory_ == nullptr) return;
+#ifdef __SANITIZE_THREAD__
+  __tsan_destroy_fiber(sanitized_);
+#endif
+  munmap(memory_, page_bytes() + stack_bytes);
 }
 
 void Fiber::prepare(void (*entry)()) {
+#ifdef __SANITIZE_ADDRESS__
+  __asan_unpoison_memory_region(bottom_, bytes_);
+#endif
   // As if `entry` had just been called: x86-64 expects the top to be 8 beyond a multiple of 16 then.
   auto top = reinterpret_cast<uint64_t*>(memory_ + page_bytes() + stack_bytes - 256 - offset_);
 #if defined(__x86_64__)
@@ -112,6 +150,29 @@ void Fiber::prepare(void (*entry)()) {
   std::memset(place, 0, size_t(top - place) * sizeof(uint64_t));
   place[entry_word] = reinterpret_cast<uint64_t>(entry);
   place_ = place;
+}
+
+void Fiber::entered() {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
+#endif
+}
+
+#ifdef __SANITIZE_THREAD__
+__attribute__((no_sanitize("thread")))
+#endif
+void Fiber::leave(Fiber& to) {
+#ifdef __SANITIZE_THREAD__
+  __tsan_switch_to_fiber(to.sanitized_, 0);
+#endif
+#ifdef __SANITIZE_ADDRESS__
+  void* frames = nullptr;
+  __sanitizer_start_switch_fiber(&frames, to.bottom_, to.bytes_);
+  switch_stack(&place_, to.place_);
+  __sanitizer_finish_switch_fiber(frames, nullptr, nullptr);
+#else
+  switch_stack(&place_, to.place_);
+#endif
 }
 
 }  // namespace nibblet::emulated
