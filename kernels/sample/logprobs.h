@@ -10,7 +10,7 @@ struct LogNormaliser {
   float largest;
   double log_sum;  ///< of exp(logit - largest): float32 terms, accumulated in double
 
-  float logprob(float logit) const {
+  NIBBLET_HD float logprob(float logit) const {
     return float((logit == largest ? 0.0 : double(logit) - double(largest)) - log_sum);
   }
 };

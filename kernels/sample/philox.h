@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kernels/numerics/host_device.h"
+
 namespace nibblet {
 
 struct PhiloxBlock {
@@ -10,7 +12,7 @@ struct PhiloxBlock {
 
 /// Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3, SC 2011): four random words
 /// as a pure function of a counter and a key.
-constexpr PhiloxBlock philox4x32(PhiloxBlock counter, uint32_t key_low, uint32_t key_high) {
+NIBBLET_HD constexpr PhiloxBlock philox4x32(PhiloxBlock counter, uint32_t key_low, uint32_t key_high) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53u} * counter.word[0];
     const uint64_t b = uint64_t{0xCD9E8D57u} * counter.word[2];
@@ -23,6 +25,6 @@ constexpr PhiloxBlock philox4x32(PhiloxBlock counter, uint32_t key_low, uint32_t
 }
 
 /// Uniform in [0, 1) with 24 bits.
-constexpr float uniform_from_bits(uint32_t bits) { return float(bits >> 8) * 0x1p-24f; }
+NIBBLET_HD constexpr float uniform_from_bits(uint32_t bits) { return float(bits >> 8) * 0x1p-24f; }
 
 }  // namespace nibblet

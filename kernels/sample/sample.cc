@@ -4,14 +4,10 @@
 
 #include "kernels/sample/choose.h"
 #include "kernels/sample/logprobs.h"
-#include "kernels/sample/philox.h"
+#include "kernels/sample/row.h"
 
 namespace nibblet {
 namespace {
-
-bool contains(const int32_t* lists, int32_t first, int32_t count, int32_t token) {
-  return std::find(lists + first, lists + first + count, token) != lists + first + count;
-}
 
 void mark_prompt(const SampleArgs& args, const Sequence& sequence) {
   if ((sequence.flags & kCount) == 0 || (sequence.flags & kDecode) != 0) return;
@@ -24,37 +20,6 @@ void mark_prompt(const SampleArgs& args, const Sequence& sequence) {
   for (int32_t t = sequence.first; t < sequence.first + sequence.count; ++t) seen[args.step->ids[t]] = 1;
 }
 
-Scores scores_of_row(const SampleArgs& args, int32_t row, const Sequence& sequence,
-                     const Sampling& sampling) {
-  const bool penalised = (sequence.flags & kCount) != 0 &&
-                         (sampling.repetition != 1 || sampling.presence != 0 || sampling.frequency != 0);
-  const int64_t counted = int64_t(sequence.slot) * args.vocabulary;
-  return {args.logits + int64_t(row) * args.vocabulary,
-          args.vocabulary,
-          penalised ? args.seen + counted : nullptr,
-          penalised ? args.counts + counted : nullptr,
-          sampling.repetition,
-          sampling.presence,
-          sampling.frequency};
-}
-
-/// Moves the slot past `token`. The whole forced list is emitted, even where a token in its middle is a think-end id.
-void advance(Slot& slot, const Sampling& sampling, const int32_t* lists, int32_t token, bool forced,
-             Result& result) {
-  slot.token = token;
-  if (forced) {
-    result.flags |= kForced;
-    if (++slot.forced >= sampling.forced_count) slot.thinking = 0;
-  } else if (slot.thinking != 0) {
-    if (slot.budget > 0) --slot.budget;
-    if (contains(lists, sampling.think_end_first, sampling.think_end_count, token)) slot.thinking = 0;
-  }
-  if (contains(lists, sampling.stop_first, sampling.stop_count, token)) {
-    result.flags |= kStopped;
-    slot.active = 0;
-  }
-}
-
 void sample_row(const SampleArgs& args, int32_t row, int32_t* scratch) {
   const Step& step = *args.step;
   const LogitsRow& place = step.rows[row];
@@ -64,22 +29,15 @@ void sample_row(const SampleArgs& args, int32_t row, int32_t* scratch) {
   Result& result = args.results[row];
   result = Result{};
   if (!is_live(sequence, args.slots)) return;
-  if ((sampling.flags & kStart) != 0) {
-    slot.active = 1;
-    slot.thinking = (sampling.flags & kThinking) != 0;
-    slot.budget = sampling.budget;
-    slot.forced = 0;
-  }
+  slot = started(slot, sampling);
 
   const Scores scores = scores_of_row(args, row, sequence, sampling);
-  const bool forced = slot.thinking != 0 && slot.budget == 0 && slot.forced < sampling.forced_count;
+  const bool forced = is_forced(slot, sampling);
   int32_t token;
   if (forced) {
     token = step.lists[sampling.forced_first + slot.forced];
   } else {
-    const uint32_t position = uint32_t(sequence.position + (place.token - sequence.first) + 1);
-    const PhiloxBlock block = philox4x32({{position, 0, 0, 0}}, sampling.seed_low, sampling.seed_high);
-    token = choose_token(scores, sampling, uniform_from_bits(block.word[0]), scratch);
+    token = choose_token(scores, sampling, uniform_of_row(place, sequence, sampling), scratch);
   }
 
   result.token = token;

@@ -1,0 +1,187 @@
+#pragma once
+
+#include "kernels/sample/layout.cuh"
+#include "kernels/sample/order.cuh"
+
+namespace nibblet {
+
+/// The largest of some scores, and the sum of their weights relative to it. Combining is commutative.
+struct WeightSum {
+  float largest = -std::numeric_limits<float>::infinity();
+  double sum = 0;
+
+  __device__ void add(const float (&values)[4], int count, float temperature) {
+    float most = largest;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i < count && values[i] > most) most = values[i];
+    }
+    raise(most, temperature);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i < count) sum += relative_weight(values[i], largest, temperature);
+    }
+  }
+
+  __device__ void add(WeightSum other, float temperature) {
+    const float most = fmaxf(largest, other.largest);
+    raise(most, temperature);
+    other.raise(most, temperature);
+    sum += other.sum;
+  }
+
+  /// Adds those of the whole warp.
+  __device__ void add_lanes(float temperature) {
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      WeightSum other;
+      other.largest = __shfl_xor_sync(0xffffffffu, largest, lanes);
+      other.sum = __shfl_xor_sync(0xffffffffu, sum, lanes);
+      add(other, temperature);
+    }
+  }
+
+ private:
+  __device__ void raise(float most, float temperature) {
+    if (most == largest) return;
+    sum *= relative_weight(largest, most, temperature);
+    largest = most;
+  }
+};
+
+/// What has to be known of a row.
+struct SurveyTask {
+  bool best;     ///< the best token
+  bool weights;  ///< the sum of the weights too, and the best of each group
+  bool raw;      ///< the sum of the exponentials of the raw logits, and the best of each group
+  float temperature;
+};
+
+struct SurveyShared {
+  uint64_t best[kSampleWarps];
+  WeightSum sum[kSampleWarps];
+  WeightSum raw[kSampleWarps];
+};
+
+__device__ __forceinline__ uint64_t warp_max(uint64_t value) {
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    const uint64_t other = __shfl_xor_sync(0xffffffffu, value, lanes);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+/// What a thread takes of the logits in one turn of its block, loaded all at once.
+struct Turn {
+  float values[2][4] = {};
+  int count[2];
+
+  /// @param group  the first token of its warp
+  __device__ void load(const float* logits, int32_t vocabulary, int32_t group) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      count[i] = load_logits(logits, vocabulary, group + i * kTile + 4 * int(threadIdx.x % 32), values[i]);
+  }
+};
+
+/// Where the first turn of a warp begins, in a part that begins at `first`.
+__device__ __forceinline__ int32_t first_group(int32_t first) {
+  return first + int32_t(threadIdx.x) / 32 * kGroup;
+}
+
+/// Summarises the tokens [first, last) of a row: the work of a block. Sums in a fixed order.
+/// @param turn  loaded at first_group(first)
+__device__ inline void survey(const Scores& scores, const TokenOrder& order, const SurveyTask& task,
+                              int32_t first, int32_t last, const RowWorkspace& workspace, int part, Turn turn,
+                              SurveyShared& shared) {
+  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  const bool penalised = scores.seen != nullptr;
+  uint64_t best = 0;
+  WeightSum sum, raw;
+  const auto take = [&](int32_t group, float (&values)[4], int count) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) values[i] = Scores::defined(values[i]);
+    if (task.raw) {
+      raw.add(values, count, 1);
+      if (penalised) {
+        uint32_t most = 0;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (i < count) most = max(most, TokenOrder::of_score(values[i]));
+        }
+        most = __reduce_max_sync(0xffffffffu, most);
+        if (lane == 0) workspace.raw_group_best[group / kGroup] = most;
+      }
+    }
+    uint32_t most = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i >= count) continue;
+      const int32_t id = group + 4 * lane + i;
+      if (penalised) values[i] = scores.penalised(id, values[i]);
+      const uint64_t number = order(values[i], id);
+      best = number > best ? number : best;
+      most = max(most, TokenOrder::of_score(values[i]));
+    }
+    if (task.weights) sum.add(values, count, task.temperature);
+    if (task.weights || (task.raw && !penalised)) {
+      most = __reduce_max_sync(0xffffffffu, most);
+      if (lane == 0) workspace.group_best[group / kGroup] = most;
+    }
+  };
+  for (int32_t group = first_group(first); group < last; group += 2 * kTile) {
+    take(group, turn.values[0], turn.count[0]);
+    if (group + kTile < last) take(group + kTile, turn.values[1], turn.count[1]);
+    if (group + 2 * kTile < last) turn.load(scores.logits, scores.vocabulary, group + 2 * kTile);
+  }
+
+  best = warp_max(best);
+  if (task.weights) sum.add_lanes(task.temperature);
+  if (task.raw) raw.add_lanes(1);
+  if (lane == 0) {
+    shared.best[warp] = best;
+    shared.sum[warp] = sum;
+    shared.raw[warp] = raw;
+  }
+  __syncthreads();
+  if (warp > 0) return;
+  PartSummary summary{};
+  summary.best = warp_max(lane < kSampleWarps ? shared.best[lane] : 0);
+  if (task.weights) {
+    sum = lane < kSampleWarps ? shared.sum[lane] : WeightSum{};
+    sum.add_lanes(task.temperature);
+    summary.sum = sum.sum;
+  }
+  if (task.raw) {
+    raw = lane < kSampleWarps ? shared.raw[lane] : WeightSum{};
+    raw.add_lanes(1);
+    summary.raw_sum = raw.sum;
+    summary.raw_largest = raw.largest;
+  }
+  if (lane == 0) workspace.parts[part] = summary;
+}
+
+/// A whole row: what the summaries of its parts come to.
+struct RowSummary {
+  uint64_t best;
+  double sum;
+  WeightSum raw;
+};
+
+/// The work of one warp; all lanes get the same. `task` as in the survey.
+__device__ inline RowSummary combine_parts(const RowWorkspace& workspace, int parts, const TokenOrder& order,
+                                           const SurveyTask& task) {
+  uint64_t best = 0;
+  WeightSum sum, raw;
+  for (int part = int(threadIdx.x) % 32; part < parts; part += 32) {
+    const PartSummary& summary = workspace.parts[part];
+    best = summary.best > best ? summary.best : best;
+    if (task.weights) sum.add({order.score(summary.best), summary.sum}, task.temperature);
+    if (task.raw) raw.add({summary.raw_largest, summary.raw_sum}, 1);
+  }
+  best = warp_max(best);
+  if (task.weights) sum.add_lanes(task.temperature);
+  if (task.raw) raw.add_lanes(1);
+  return {best, sum.sum, raw};
+}
+
+}  // namespace nibblet
