@@ -32,10 +32,10 @@ enum class Format : uint8_t { f32, bf16, e4m3, nvfp4 };
 /// Rows are padded to a multiple of 16 and inputs to whole units, with zeros. A unit is what one warp feeds to
 /// mma.m16n8k16 as A: lane 4g + t holds rows g and g + 8. Fragment registers a0 to a3 (device.h, mma_bf16) are
 /// (g; slots 2t, 2t + 1), (g + 8; the same), (g; slots 2t + 8, 2t + 9), (g + 8; the same); the inputs behind the slots:
-///   nvfp4  128 inputs, 1152 bytes, 8 mma. Slots 2t + e of mma i are element 2i + e of the unit's block 2t, slots
-///          2t + 8 + e that of block 2t + 1. Lane's 32-bit word i (words 0-3 at 16 · lane, 4-7 at 512 + 16 · lane)
-///          holds a0 to a3 of mma i, as layout.h spreads them; its word at 1024 + 4 · lane the scales of
-///          (g; 2t), (g; 2t + 1), (g + 8; 2t), (g + 8; 2t + 1).
+///   nvfp4  128 inputs, 1152 bytes, 8 mma. Slots 2t + e of mma i are input 32t + 4i + e, slots 2t + 8 + e input
+///          32t + 4i + 2 + e: the first four mma take block 2t of the unit, the others block 2t + 1. Lane's 32-bit word
+///          i (words 0-3 at 16 · lane, 4-7 at 512 + 16 · lane) holds a0 to a3 of mma i, as layout.h spreads them; its
+///          word at 1024 + 4 · lane the scales of (g; 2t), (g; 2t + 1), (g + 8; 2t), (g + 8; 2t + 1).
 ///   bf16   32 inputs, 1024 bytes, 2 mma. Slots 2t + e of mma i are input 8t + 4i + e, slots 2t + 8 + e input
 ///          8t + 4i + 2 + e. Lane's a0 to a3 of mma i are the 16 bytes at 512 i + 16 · lane.
 ///   e4m3   32 inputs, 512 bytes, the same slots. Lane's 16 bytes at 16 · lane are words 2i and 2i + 1 for mma i: the

@@ -7,8 +7,8 @@
 /// Weights in Layout::fragments as one warp multiplies them: a unit of 16 rows at a time. Two ways to use mma_bf16.
 ///
 /// One token: the activations of a unit go into B so that each row's sums leave the tensor core in registers, in order.
-///   nvfp4  Column c of B holds block c of the unit's inputs and zeros elsewhere, so that column c of the product is
-///          the sum over block c alone, which float32 then scales: exact products, no scale inside the tensor core.
+///   nvfp4  Column 2t of B holds what lane t of a quad has of the inputs, a block at a time, and zeros elsewhere: that
+///          column of the product is the sum over the block alone, which float32 then scales. Odd columns stay zero.
 ///   others Every column of B holds the token: each lane of a quad ends up with the same sums.
 /// Several tokens: column c is token c; nvfp4 elements are multiplied by their block scale first, exact in bf16.
 ///
@@ -95,28 +95,17 @@ constexpr float kTokensScale = format == Format::nvfp4 ? 0x1p7f : 1.0f;
 template <Format format>
 struct Token {
   static constexpr int kMmas = format == Format::nvfp4 ? 8 : 2;
-  uint32_t b0[kMmas] = {};
-  uint32_t b1[kMmas] = {};
+  uint4 b[kMmas / 2] = {};  ///< of two mma each
 
   /// @param x  the unit's inputs of the staged token, in shared memory
   __device__ __forceinline__ void read(const uint16_t* x, int lane) {
-    const uint4* pieces = reinterpret_cast<const uint4*>(x);
-    if constexpr (format == Format::nvfp4) {
-      const int g = lane / 4, t = lane % 4;
-      if (g == 2 * t) take(b0, pieces + 2 * g);
-      if (g == 2 * t + 1) take(b1, pieces + 2 * g);
-    } else {
-      const uint4 piece = pieces[lane % 4];
-      b0[0] = piece.x, b1[0] = piece.y, b0[1] = piece.z, b1[1] = piece.w;
-    }
+    const uint4* pieces = reinterpret_cast<const uint4*>(x) + lane % 4 * (kMmas / 2);
+    if (format == Format::nvfp4 && lane / 4 != lane % 4 * 2) return;
+#pragma unroll
+    for (int i = 0; i < kMmas / 2; i++) b[i] = pieces[i];
   }
-
- private:
-  static __device__ __forceinline__ void take(uint32_t (&b)[kMmas], const uint4* block) {
-    const uint4 low = block[0], high = block[1];
-    b[0] = low.x, b[1] = low.y, b[2] = low.z, b[3] = low.w;
-    b[4] = high.x, b[5] = high.y, b[6] = high.z, b[7] = high.w;
-  }
+  __device__ __forceinline__ uint32_t b0(int i) const { return word_of(b[i / 2], i % 2 * 2); }
+  __device__ __forceinline__ uint32_t b1(int i) const { return word_of(b[i / 2], i % 2 * 2 + 1); }
 };
 
 __device__ __forceinline__ void decode_bytes(uint32_t word, uint32_t& low, uint32_t& high) {
@@ -144,25 +133,30 @@ struct RowSums {
   float lower = 0;  ///< row g + 8
 
   __device__ __forceinline__ void add(const Unit<format>& unit, const Token<format>& x) {
-    // Two chains, as an mma waits long for the one before it.
-    float c[2][4] = {};
     if constexpr (format == Format::nvfp4) {
+      float c[2][4] = {};
 #pragma unroll
-      for (int i = 0; i < 8; i++) {
-        uint32_t a[4];
-        decode_codes(word_of(i < 4 ? unit.low : unit.high, i % 4), a);
-        mma_bf16(c[i % 2], a[0], a[1], a[2], a[3], x.b0[i], x.b1[i]);
+      for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int block = 0; block < 2; block++) {
+          const int mma = 4 * block + i;
+          uint32_t a[4];
+          decode_codes(word_of(block == 0 ? unit.low : unit.high, i), a);
+          mma_bf16(c[block], a[0], a[1], a[2], a[3], x.b0(mma), x.b1(mma));
+        }
       }
-      upper += (c[0][0] + c[1][0]) * scale_of(unit.scales, 0);
-      upper += (c[0][1] + c[1][1]) * scale_of(unit.scales, 1);
-      lower += (c[0][2] + c[1][2]) * scale_of(unit.scales, 2);
-      lower += (c[0][3] + c[1][3]) * scale_of(unit.scales, 3);
+      upper += c[0][0] * scale_of(unit.scales, 0);
+      upper += c[1][0] * scale_of(unit.scales, 1);
+      lower += c[0][2] * scale_of(unit.scales, 2);
+      lower += c[1][2] * scale_of(unit.scales, 3);
     } else {
+      // Two chains, as an mma waits long for the one before it.
+      float c[2][4] = {};
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         uint32_t a[4];
         registers_of(unit, i, a);
-        mma_bf16(c[i], a[0], a[1], a[2], a[3], x.b0[i], x.b1[i]);
+        mma_bf16(c[i], a[0], a[1], a[2], a[3], x.b0(i), x.b1(i));
       }
       upper += c[0][0] + c[1][0];
       lower += c[0][2] + c[1][2];
@@ -206,19 +200,22 @@ template <Format format, class Multiply>
 __device__ __forceinline__ void for_each_mma(const Unit<format>& unit, const Multiply& multiply) {
   uint32_t a[4];
   if constexpr (format == Format::nvfp4) {
-    uint32_t scales[4];
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      // Register j is of row g + 8 (j % 2) and block 2t + j / 2. At most 448 · 2^119: a finite bf16, and exact.
-      const uint32_t bits = __float_as_uint(scale_of(unit.scales, j % 2 * 2 + j / 2) * 0x1p119f);
-      scales[j] = bits | bits >> 16;
-    }
+    for (int block = 0; block < 2; block++) {
+      uint32_t scales[2];
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      decode_codes(word_of(i < 4 ? unit.low : unit.high, i % 4), a);
+      for (int row = 0; row < 2; row++) {
+        // At most 448 · 2^119: a finite bf16, and exact.
+        const uint32_t bits = __float_as_uint(scale_of(unit.scales, 2 * row + block) * 0x1p119f);
+        scales[row] = bits | bits >> 16;
+      }
 #pragma unroll
-      for (int j = 0; j < 4; j++) a[j] = multiply_bf16x2(a[j], scales[j]);
-      multiply(i, a);
+      for (int i = 0; i < 4; i++) {
+        decode_codes(word_of(block == 0 ? unit.low : unit.high, i), a);
+#pragma unroll
+        for (int j = 0; j < 4; j++) a[j] = multiply_bf16x2(a[j], scales[j % 2]);
+        multiply(4 * block + i, a);
+      }
     }
   } else {
 #pragma unroll
@@ -240,13 +237,8 @@ struct TokenTile {
     for (int p = 0; p < kTokenPieces<format>; p++)
       pieces[p] = reinterpret_cast<const uint4*>(unit)[p * 32 + lane];
   }
-  __device__ __forceinline__ uint32_t b0(int i) const {
-    return format == Format::nvfp4 ? word_of(pieces[i / 4], i % 4) : word_of(pieces[0], 2 * i);
-  }
-  __device__ __forceinline__ uint32_t b1(int i) const {
-    if constexpr (format == Format::nvfp4) return word_of(pieces[2 + i / 4], i % 4);
-    return word_of(pieces[0], 2 * i + 1);
-  }
+  __device__ __forceinline__ uint32_t b0(int i) const { return word_of(pieces[i / 2], i % 2 * 2); }
+  __device__ __forceinline__ uint32_t b1(int i) const { return word_of(pieces[i / 2], i % 2 * 2 + 1); }
 };
 
 }  // namespace nibblet::fragments

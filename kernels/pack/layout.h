@@ -63,7 +63,7 @@ constexpr size_t fragment_tile_bytes(Format format, int32_t in) {
 /// word with its bits.
 constexpr size_t fragment_element_offset(Format format, int32_t row, int32_t k) {
   if (format == Format::nvfp4) {
-    return size_t(k % 16 / 8 * 512 + (row % 8 * 4 + k / 32) * 16 + k % 8 / 2 * 4);
+    return size_t(k % 32 / 16 * 512 + (row % 8 * 4 + k / 32) * 16 + k % 16 / 4 * 4);
   }
   const int32_t lane = row % 8 * 4 + k / 8, mma = k % 8 / 4, slots = k % 4 / 2;
   return format == Format::bf16 ? size_t(mma * 512 + lane * 16 + (slots * 2 + row / 8) * 4 + k % 2 * 2)
@@ -85,7 +85,7 @@ static_assert((fragment_code_bits(15, 0, 0) | fragment_code_bits(15, 0, 1) | fra
                fragment_code_bits(15, 2, 1)) == kFragmentUpperRows);
 static_assert((fragment_code_bits(15, 1, 0) | fragment_code_bits(15, 1, 1) | fragment_code_bits(15, 3, 0) |
                fragment_code_bits(15, 3, 1)) == ~kFragmentUpperRows);
-constexpr int fragment_register(int32_t row, int32_t k) { return row / 8 + k % 32 / 16 * 2; }
+constexpr int fragment_register(int32_t row, int32_t k) { return row / 8 + k % 4 / 2 * 2; }
 constexpr uint32_t fragment_code(uint32_t word, int32_t row, int32_t k) {
   for (uint32_t code = 1; code < 16; code++) {
     const uint32_t mask = fragment_code_bits(15, fragment_register(row, k), k % 2);

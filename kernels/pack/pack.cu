@@ -64,18 +64,16 @@ __device__ __forceinline__ void merge(uint4* to, const uint4& words, uint32_t ma
                    (old.z & ~mask) | (words.z & mask), (old.w & ~mask) | (words.w & mask));
 }
 
-/// Four words of a lane, from eight bytes of codes each of (row g; blocks 2t, 2t + 1) and (row g + 8; the same).
-__device__ __forceinline__ uint4 fragment_words(const uint32_t (&upper)[4], const uint32_t (&lower)[4],
-                                                int half) {
+/// Four words of a lane, from the eight bytes of codes that rows g and g + 8 have in a block.
+__device__ __forceinline__ uint4 fragment_words(const uint32_t* upper, const uint32_t* lower) {
   uint32_t words[4];
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     words[i] = 0;
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      const uint32_t source = j % 2 == 0 ? upper[j / 2 * 2 + half] : lower[j / 2 * 2 + half];
-      words[i] |= fragment_code_bits(source >> (8 * i) & 15, j, 0) |
-                  fragment_code_bits(source >> (8 * i + 4) & 15, j, 1);
+      const uint32_t codes = (j % 2 == 0 ? upper : lower)[i / 2] >> (16 * (i % 2) + 8 * (j / 2));
+      words[i] |= fragment_code_bits(codes & 15, j, 0) | fragment_code_bits(codes >> 4 & 15, j, 1);
     }
   }
   return make_uint4(words[0], words[1], words[2], words[3]);
@@ -108,8 +106,8 @@ __global__ void __launch_bounds__(kThreads) pack_fragments(const Part part, int3
     uint4* first = reinterpret_cast<uint4*>(to) + lane;
     if constexpr (format == Format::nvfp4) {
       const uint32_t mask = (has_upper ? kFragmentUpperRows : 0) | (has_lower ? ~kFragmentUpperRows : 0);
-      merge(first, fragment_words(upper, lower, 0), mask);
-      merge(first + 32, fragment_words(upper, lower, 1), mask);
+      merge(first, fragment_words(upper, lower), mask);
+      merge(first + 32, fragment_words(upper + 2, lower + 2), mask);
       const int32_t blocks = part.in / kBlockInputs, block = unit * 8 + 2 * t;
       for (int j = 0; j < 4; j++) {
         const int32_t from = row + j / 2 * 8;

@@ -124,7 +124,7 @@ TEST(pack_fragments_are_as_documented) {
           for (int32_t j = 0; j < 4; j++) {
             for (int32_t e = 0; e < 2; e++) {
               const int32_t row = tile * 16 + g + j % 2 * 8;
-              const int32_t k = unit * 128 + (2 * t + j / 2) * 16 + 2 * i + e;
+              const int32_t k = unit * 128 + 32 * t + 4 * i + j / 2 * 2 + e;
               const double value = bf16_value(uint16_t((registers[j] & 0x81c081c0) >> (16 * e)));
               const int code = codes.elements[size_t(row * 128 + k / 2)] >> (k % 2 * 4) & 15;
               CHECK_EQ(std::ldexp(value, 126), e2m1_value(code));
