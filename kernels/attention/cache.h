@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 
 #include "kernels/attention/attention.h"
 #include "kernels/numerics/element.h"
@@ -15,8 +16,8 @@ NIBBLET_HD inline size_t qkv_row(const AttentionArgs& args) {
 }
 
 /// Index in the cache of element 0 of the key or value at `position` of sequence `sequence` (its index in the step).
-NIBBLET_HD inline size_t cache_index(const AttentionArgs& args, int32_t sequence, int32_t position, CachePart part,
-                          int32_t head) {
+NIBBLET_HD inline size_t cache_index(const AttentionArgs& args, int32_t sequence, int32_t position,
+                                     CachePart part, int32_t head) {
   const Step& step = *args.step;
   const int32_t page = step.pages[int64_t(sequence) * step.pages_per_sequence + position / kPageTokens];
   return (((size_t(page) * 2 + part) * args.kv_heads + head) * kPageTokens + position % kPageTokens) *
