@@ -5,6 +5,7 @@ namespace nibblet {
 namespace {
 
 constexpr int kThreads = 1024;
+/// Where a multiprocessor holds fewer threads, the second follows the first.
 constexpr int kBlocksPerMultiprocessor = 2;
 /// Loads of a thread that are under way at once.
 constexpr int kAtOnce = 4;
@@ -14,8 +15,7 @@ __device__ uint64_t sum_of(uint4 four) {
 }
 
 /// Neighbouring threads take neighbouring 16 bytes, and the whole grid the 16 bytes after those.
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
-    read_kernel(const uint4* data, size_t count, uint64_t* sums) {
+__global__ void __launch_bounds__(kThreads) read_kernel(const uint4* data, size_t count, uint64_t* sums) {
   grid_dependency_launch();
   grid_dependency_wait();
   __shared__ uint64_t warp_sums[kThreads / 32];

@@ -28,14 +28,14 @@ __device__ void write_result(const Result& result, Result* to) {
 
 /// Counts the calling block as done. @return whether it is the last of `blocks`; then it can read what the others wrote
 __device__ bool arrive_last(uint32_t* counter, unsigned blocks, SampleShared& shared) {
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
+    __threadfence();
     shared.is_last = atomicAdd(counter, 1u) == blocks - 1;
+    __threadfence();
     if (shared.is_last) *counter = 0;
   }
   __syncthreads();
-  if (shared.is_last) __threadfence();
   return shared.is_last;
 }
 
@@ -46,18 +46,24 @@ __global__ void __launch_bounds__(kSampleThreads, 2)
   SampleShared& shared = *reinterpret_cast<SampleShared*>(shared_bytes);
   grid_dependency_launch();
   grid_dependency_wait();
-  const Step& step = *args.step;
+  const Step step = *args.step;
   const int32_t row = int32_t(blockIdx.y), rows = step.sampling != nullptr ? step.row_count : 0;
   const int32_t first = int32_t(blockIdx.x) * layout.part_tokens;
   const int32_t last = min(first + layout.part_tokens, args.vocabulary);
-  mark_prompts(args, rows, row, int32_t(gridDim.y), first, last);
-  if (row >= rows) return;
-
-  // Before all that decides what to do with them.
   Turn turn;
-  turn.load(args.logits + int64_t(row) * args.vocabulary, args.vocabulary, first_group(first));
-  const LogitsRow place = step.rows[row];
-  const Sequence sequence = step.sequences[place.sequence];
+  LogitsRow place{};
+  Sequence sequence{};
+  if (row < rows) {
+    // Under way before all that decides what to do with them.
+    turn.load(args.logits + int64_t(row) * args.vocabulary, args.vocabulary, first_group(first));
+    place = step.rows[row];
+    sequence = step.sequences[place.sequence];
+  }
+  mark_prompts_without_row(args, step, rows, row, int32_t(gridDim.y), first, last);
+  if (row >= rows) return;
+  // These blocks score the same ids next.
+  if (is_counted_prompt(sequence)) mark_prompt(args, step.ids, sequence, first, last);
+
   const Sampling& sampling = step.sampling[row];
   Result& result = shared.result;
   for (int word = int(threadIdx.x); word < int(sizeof(Result) / 4); word += kSampleThreads)
@@ -67,8 +73,8 @@ __global__ void __launch_bounds__(kSampleThreads, 2)
     if (blockIdx.x == 0) write_result(result, &args.results[row]);
     return;
   }
-  Slot slot = started(args.slots[sequence.slot], sampling);
-  const bool forced = is_forced(slot, sampling), random = !forced && sampling.temperature > 0;
+  const bool forced = is_forced(started(args.slots[sequence.slot], sampling), sampling),
+             random = !forced && sampling.temperature > 0;
   const SurveyTask task = {!forced, random, sampling.logprobs >= 0, sampling.temperature};
   const Scores scores = scores_of_row(args, row, sequence, sampling);
   const TokenOrder order(args.vocabulary);
@@ -84,6 +90,7 @@ __global__ void __launch_bounds__(kSampleThreads, 2)
   }
   __syncthreads();
   const RowSummary summary = shared.row;
+  Slot slot = started(args.slots[sequence.slot], sampling);
   int32_t token;
   if (forced) {
     token = step.lists[sampling.forced_first + slot.forced];

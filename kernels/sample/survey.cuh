@@ -63,11 +63,10 @@ struct SurveyShared {
 };
 
 __device__ __forceinline__ uint64_t warp_max(uint64_t value) {
-  for (int lanes = 16; lanes > 0; lanes /= 2) {
-    const uint64_t other = __shfl_xor_sync(0xffffffffu, value, lanes);
-    value = other > value ? other : value;
-  }
-  return value;
+  const uint32_t upper = __reduce_max_sync(0xffffffffu, uint32_t(value >> 32));
+  const uint32_t lower =
+      __reduce_max_sync(0xffffffffu, uint32_t(value >> 32) == upper ? uint32_t(value) : 0u);
+  return uint64_t{upper} << 32 | lower;
 }
 
 /// What a thread takes of the logits in one turn of its block, loaded all at once.
@@ -88,6 +87,26 @@ __device__ __forceinline__ int32_t first_group(int32_t first) {
   return first + int32_t(threadIdx.x) / 32 * kGroup;
 }
 
+/// The best of the tokens that a thread takes of [first, last), where nothing else is asked for: the number of the token.
+__device__ __forceinline__ uint64_t best_of_raw(const float* logits, int32_t vocabulary,
+                                                const TokenOrder& order, int32_t first, int32_t last,
+                                                Turn turn) {
+  const int32_t own = first_group(first) + 4 * int32_t(threadIdx.x % 32);
+  float most = -std::numeric_limits<float>::infinity();
+  int32_t best = own;
+  for (int32_t group = first_group(first); group < last; group += 2 * kTile) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      // Ids ascend, so a tie changes nothing, and neither does NaN.
+      if (i % 4 >= turn.count[i / 4] || !(turn.values[i / 4][i % 4] > most)) continue;
+      most = turn.values[i / 4][i % 4];
+      best = group + i / 4 * kTile + 4 * int32_t(threadIdx.x % 32) + i % 4;
+    }
+    if (group + 2 * kTile < last) turn.load(logits, vocabulary, group + 2 * kTile);
+  }
+  return own < last ? order(most, best) : 0;
+}
+
 /// Summarises the tokens [first, last) of a row: the work of a block. Sums in a fixed order.
 /// @param turn  loaded at first_group(first)
 __device__ inline void survey(const Scores& scores, const TokenOrder& order, const SurveyTask& task,
@@ -97,6 +116,8 @@ __device__ inline void survey(const Scores& scores, const TokenOrder& order, con
   const bool penalised = scores.seen != nullptr;
   uint64_t best = 0;
   WeightSum sum, raw;
+  const bool simple = !task.weights && !task.raw && !penalised;
+  if (simple) best = best_of_raw(scores.logits, scores.vocabulary, order, first, last, turn);
   const auto take = [&](int32_t group, float (&values)[4], int count) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) values[i] = Scores::defined(values[i]);
@@ -128,7 +149,7 @@ __device__ inline void survey(const Scores& scores, const TokenOrder& order, con
       if (lane == 0) workspace.group_best[group / kGroup] = most;
     }
   };
-  for (int32_t group = first_group(first); group < last; group += 2 * kTile) {
+  for (int32_t group = first_group(first); group < last && !simple; group += 2 * kTile) {
     take(group, turn.values[0], turn.count[0]);
     if (group + kTile < last) take(group + kTile, turn.values[1], turn.count[1]);
     if (group + 2 * kTile < last) turn.load(scores.logits, scores.vocabulary, group + 2 * kTile);
@@ -139,8 +160,8 @@ __device__ inline void survey(const Scores& scores, const TokenOrder& order, con
   if (task.raw) raw.add_lanes(1);
   if (lane == 0) {
     shared.best[warp] = best;
-    shared.sum[warp] = sum;
-    shared.raw[warp] = raw;
+    if (task.weights) shared.sum[warp] = sum;
+    if (task.raw) shared.raw[warp] = raw;
   }
   __syncthreads();
   if (warp > 0) return;
