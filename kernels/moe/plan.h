@@ -1,0 +1,66 @@
+#pragma once
+
+#include "kernels/cuda/launch.h"
+#include "kernels/moe/moe.h"
+#include "kernels/step.h"
+
+namespace nibblet {
+
+/// Tokens of one expert that share a pass over its weights: the columns of a tensor core's second operand.
+constexpr int32_t kMoeTileTokens = 8;
+
+/// Up to kMoeTileTokens tokens of one expert.
+struct MoeTile {
+  int32_t expert;  ///< `experts`: the shared one
+  int32_t first;   ///< index into MoePlan::entries; for the shared expert the token
+  int32_t count;
+};
+
+/// How a call of moe_cuda is carried out: passed to its kernels by value. An entry is a token's use of a routed expert, an
+/// index into `chosen`; a slot is one of a token's entries, or top_k for its shared expert.
+struct MoePlan {
+  MoeArgs args;
+  const Step* step;
+  bool alone;    ///< one token, whose experts are nvfp4: no lists, `up` chooses for itself
+  bool skips;    ///< `down` is in columns, of which only those of nonzero activations are read
+  bool vectors;  ///< rows of x, norm and router can be read 16 bytes at a time
+  int32_t normed_stride;
+  int32_t width_stride;
+  int32_t shared_stride;
+  int32_t routed_splits;  ///< parts that the columns of one routed expert are cut into
+  int32_t shared_splits;
+  int32_t parts;     ///< partial sums of one token
+  float* scores;     ///< [tokens, experts] sigmoid of the router's logits
+  float* weights;    ///< [tokens, top_k]
+  int32_t* chosen;   ///< [tokens, top_k] ascending
+  uint16_t* normed;  ///< [tokens, normed_stride] x̂ in bf16, zero padding; unless alone
+  uint16_t* hidden;  ///< [tokens, top_k, width_stride] bf16, zero padding up to a multiple of 16
+  uint16_t* shared;  ///< [tokens, shared_stride] likewise
+  float* outputs;    ///< [tokens, parts, hidden] what is added to x, in the order of parts
+  int32_t* entries;  ///< [tokens · top_k] by expert, then token
+  MoeTile* tiles;    ///< of the routed experts
+  int32_t* tile_count;
+  uint32_t* arrivals;  ///< counters
+  CudaScratch scratch;
+
+  NIBBLET_HD bool has_shared() const { return args.shared_up.data != nullptr; }
+};
+
+/// Which experts a launch works on.
+enum MoeSet : uint32_t { kMoeRouted = 1, kMoeShared = 2 };
+/// Most tiles that args.tokens tokens can make.
+int64_t moe_most_tiles(const MoeArgs& args, uint32_t sets);
+
+/// @param workspace, counters may be null, for `scratch` alone
+MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* counters,
+                 const CudaTarget& target);
+
+/// The kernels of a call.
+cudaError_t moe_route(const MoePlan& plan, const CudaTarget& target);
+cudaError_t moe_up_alone(const MoePlan& plan, const CudaTarget& target);
+cudaError_t moe_up_tiles(const MoePlan& plan, const CudaTarget& target);
+cudaError_t moe_down_skip(const MoePlan& plan, const CudaTarget& target);
+cudaError_t moe_down_tiles(const MoePlan& plan, const CudaTarget& target);
+cudaError_t moe_count(const MoePlan& plan, uint64_t* statistics, const CudaTarget& target);
+
+}  // namespace nibblet

@@ -1,0 +1,97 @@
+#pragma once
+
+#include "kernels/cuda/device.h"
+#include "kernels/moe/plan.h"
+#include "kernels/numerics/bf16.h"
+
+/// What the kernels for many tokens share: which tokens a tile has, and where their inputs and outputs lie.
+namespace nibblet {
+
+/// One tile of tokens of one expert, in `up` or in `down`.
+template <bool down>
+struct MoeTileProduct {
+  const MoePlan& plan;
+  MoeTile tile;
+
+  __device__ bool shared() const { return tile.expert == plan.args.experts; }
+  __device__ const WeightView& weight() const {
+    if constexpr (down) return shared() ? plan.args.shared_down : plan.args.down;
+    return shared() ? plan.args.shared_up : plan.args.up;
+  }
+  __device__ int32_t matrix() const { return shared() ? 0 : tile.expert; }
+  __device__ const uint8_t* data() const { return weight().data + size_t(matrix()) * weight().matrix_bytes; }
+  /// Of token i of the tile: the entry, or for the shared expert the token.
+  __device__ int32_t entry(int32_t i) const {
+    return shared() ? tile.first + i : __ldcg(plan.entries + tile.first + i);
+  }
+  __device__ const uint16_t* input(int32_t i) const {
+    const int32_t e = entry(i);
+    if constexpr (down) {
+      return shared() ? plan.shared + size_t(e) * size_t(plan.shared_stride)
+                      : plan.hidden + size_t(e) * size_t(plan.width_stride);
+    }
+    return plan.normed + size_t(shared() ? e : e / plan.args.top_k) * size_t(plan.normed_stride);
+  }
+
+  /// @param sum  row `row` times the inputs of token i, without row scale; rows that pad the matrix are zero
+  __device__ void store(int32_t i, int32_t row, float sum) const {
+    const MoeArgs& args = plan.args;
+    const WeightView& view = weight();
+    const bool exists = row < view.out;
+    const size_t index = size_t(matrix()) * size_t(view.out) + size_t(row);
+    const int32_t e = entry(i);
+    if constexpr (down) {
+      if (!exists) return;
+      const float* bias = shared() ? args.shared_down_bias : args.down_bias;
+      sum = sum * view.row_scales[index] + (bias == nullptr ? 0.0f : bias[index]);
+      const int32_t token = shared() ? e : e / args.top_k;
+      const int32_t part = shared() ? args.top_k : e % args.top_k;
+      plan.outputs[(size_t(token) * size_t(plan.parts) + size_t(part)) * size_t(args.hidden) + size_t(row)] =
+          shared() ? sum : sum * __ldcg(plan.weights + e);
+    } else {
+      const float* bias = shared() ? args.shared_up_bias : args.up_bias;
+      float value = 0;
+      if (exists) value = sum * view.row_scales[index] + (bias == nullptr ? 0.0f : bias[index]);
+      // Not a maximum with 0: a NaN must stay one.
+      value = value < 0.0f ? 0.0f : value * value;
+      uint16_t* to = shared() ? plan.shared + size_t(e) * size_t(plan.shared_stride)
+                              : plan.hidden + size_t(e) * size_t(plan.width_stride);
+      to[row] = bf16_from_float(value);
+    }
+  }
+};
+
+/// The work of one launch: items of one tile and one of `pieces` (routed) or `shared_pieces` parts of the rows.
+struct MoeItems {
+  int32_t routed_tiles = 0;
+  int32_t shared_tiles = 0;
+  int32_t pieces;
+  int32_t shared_pieces;
+
+  __device__ MoeItems(const MoePlan& plan, uint32_t sets, int32_t piece_count, int32_t shared_piece_count)
+      : pieces(piece_count), shared_pieces(shared_piece_count) {
+    const int32_t tokens = plan.step->tokens;
+    if (sets & kMoeRouted && tokens > 0) routed_tiles = __ldcg(plan.tile_count);
+    if (sets & kMoeShared) shared_tiles = (tokens + kMoeTileTokens - 1) / kMoeTileTokens;
+  }
+  __device__ int32_t count() const { return routed_tiles * pieces + shared_tiles * shared_pieces; }
+
+  /// @param piece  set to the item's part of the rows
+  __device__ MoeTile tile(const MoePlan& plan, int32_t item, int32_t& piece) const {
+    // The shared expert, whose items come first, has the most tokens.
+    const int32_t routed = item - shared_tiles * shared_pieces;
+    if (routed < 0) {
+      // Its tiles side by side: they read the same weights.
+      const int32_t first = item % shared_tiles * kMoeTileTokens;
+      piece = item / shared_tiles;
+      return {plan.args.experts, first, min(plan.step->tokens - first, kMoeTileTokens)};
+    }
+    piece = routed % pieces;
+    return plan.tiles[routed / pieces];
+  }
+};
+
+/// `down` for weights in Layout::columns: all columns are read.
+cudaError_t moe_down_columns_dense(const MoePlan& plan, uint32_t sets, const CudaTarget& target);
+
+}  // namespace nibblet

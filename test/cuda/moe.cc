@@ -1,0 +1,251 @@
+#include "kernels/pack/layout.h"
+#include "test/cuda/moe_device.h"
+
+namespace nibblet::test {
+namespace {
+
+constexpr Format f32 = Format::f32, bf16 = Format::bf16, e4m3 = Format::e4m3, nvfp4 = Format::nvfp4;
+
+MoeShape make_shape(Format format, int32_t hidden, int32_t experts, int32_t top_k, int32_t width,
+                    int32_t shared_width, int32_t groups = 1, int32_t topk_groups = 1, bool biases = false,
+                    bool normalize = true) {
+  MoeShape shape = {hidden, experts, top_k, width, shared_width, groups, topk_groups, format};
+  shape.biases = biases;
+  shape.normalize = normalize;
+  return on_device(shape);
+}
+
+std::vector<MoeShape> small_shapes() {
+  return {
+      make_shape(nvfp4, 64, 128, 6, 48, 96),             // Nano's routing
+      make_shape(nvfp4, 384, 32, 4, 96, 384),            // the bundled model's
+      make_shape(nvfp4, 48, 12, 3, 16, 48, 1, 1, true),  // less than a unit, biases
+      make_shape(nvfp4, 272, 130, 5, 32, 0),             // no shared expert, rows past a multiple of 128
+      make_shape(nvfp4, 144, 3, 1, 160, 16),             // one expert a token
+      make_shape(nvfp4, 32, 36, 4, 16, 32, 12, 5, true, false),
+      make_shape(bf16, 64, 32, 4, 16, 0, 8, 3),
+      make_shape(bf16, 28, 11, 3, 20, 28),  // nothing a multiple of 16
+      make_shape(bf16, 30, 12, 3, 13, 7, 6, 2, true),
+      make_shape(e4m3, 37, 9, 1, 40, 41, 9, 1),               // groups of one expert
+      make_shape(e4m3, 48, 5, 5, 80, 33, 1, 1, true, false),  // all experts
+      make_shape(f32, 20, 12, 3, 13, 7, 4, 2, true),
+      make_shape(f32, 24, 4, 1, 16, 32),
+  };
+}
+
+std::vector<float> random_rows(const MoeShape& shape, int32_t tokens, uint64_t seed) {
+  return Random(seed).normals(size_t(tokens) * size_t(shape.hidden), 2);
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+/// Holds every `stride`-th token of `y` against the oracle.
+void check_oracle(const MoeLayer& layer, const std::vector<float>& x, const std::vector<float>& y,
+                  size_t stride = 1) {
+  const size_t hidden = size_t(layer.shape.hidden), tokens = x.size() / hidden;
+  size_t held = 0, doubtful = 0;
+  for (size_t t = 0; t < tokens; t += stride) {
+    double margin = 1;
+    const std::vector<Bounded> expected = layer.oracle(x.data() + t * hidden, margin);
+    if (margin < 1e-5) {
+      ++doubtful;  // rounding may choose another expert
+      continue;
+    }
+    ++held;
+    for (size_t i = 0; i < hidden; ++i) CHECK_NEAR(y[t * hidden + i], expected[i].value, expected[i].error);
+  }
+  CHECK(held > 4 * doubtful);
+}
+
+/// Runs twice: the same bits, and the oracle's.
+std::vector<float> check_layer(MoeLayer& layer, int32_t tokens, int32_t capacity, size_t stride = 1) {
+  DeviceMoe device(layer, capacity);
+  const std::vector<float> x = random_rows(layer.shape, tokens, 17);
+  const std::vector<float> y = device.run(x);
+  CHECK(same_bits(device.run(x), y));
+  check_oracle(layer, x, y, stride);
+  return y;
+}
+
+MoeShape nano() { return make_shape(nvfp4, 2688, 128, 6, 1856, 3712); }
+
+}  // namespace
+
+TEST(cuda_moe_one_token) {
+  for (const MoeShape& shape : small_shapes()) {
+    MoeLayer layer(shape, 3);
+    check_layer(layer, 1, 1);
+  }
+}
+
+TEST(cuda_moe_few_tokens) {
+  for (const MoeShape& shape : small_shapes()) {
+    MoeLayer layer(shape, 3);
+    check_layer(layer, 1, 7);
+    check_layer(layer, 2, 2);
+    check_layer(layer, 7, 9);
+  }
+}
+
+TEST(cuda_moe_many_tokens) {
+  for (const MoeShape& shape : small_shapes()) {
+    MoeLayer layer(shape, 5);
+    check_layer(layer, 33, 40, 5);
+    check_layer(layer, 130, 130, 31);
+  }
+}
+
+TEST(cuda_moe_mixed_formats) {
+  MoeLayer layer(make_shape(nvfp4, 64, 16, 3, 48, 80), 3);
+  const MoeShape other = make_shape(e4m3, 64, 16, 3, 48, 80);
+  layer.shared_up = ExpertWeights(other, 1, 80, 64, 5);
+  for (const int32_t tokens : {1, 9}) check_layer(layer, tokens, tokens);
+  layer.shared_down = ExpertWeights(other.for_down(), 1, 64, 80, 6);
+  for (const int32_t tokens : {1, 9, 70}) check_layer(layer, tokens, tokens, 7);
+}
+
+TEST(cuda_moe_shares_of_zeros) {
+  MoeLayer layer(make_shape(nvfp4, 144, 16, 3, 272, 528, 1, 1, true), 3);
+  const size_t activations = 3 * 272 + 528;
+  std::vector<double> shares;
+  for (const float bias : {1e6f, 0.0f, -2.0f, -1e6f}) {
+    std::fill(layer.up_bias.begin(), layer.up_bias.end(), bias);
+    std::fill(layer.shared_up_bias.begin(), layer.shared_up_bias.end(), bias);
+    for (const int32_t tokens : {1, 5, 66}) {
+      check_layer(layer, tokens, tokens, 13);
+      DeviceMoe device(layer, tokens);
+      device.run(random_rows(layer.shape, tokens, 17), true);
+      const auto counts = device.statistics.read();
+      CHECK_EQ(counts[kMoeActivations], activations * size_t(tokens));
+      if (tokens == 1) shares.push_back(double(counts[kMoeZeros]) / double(counts[kMoeActivations]));
+    }
+  }
+  CHECK_EQ(shares[0], 0.0);
+  CHECK(shares[1] > 0.4 && shares[1] < 0.6);
+  CHECK(shares[2] > 0.8 && shares[2] < 0.99);
+  CHECK_EQ(shares[3], 1.0);
+}
+
+TEST(cuda_moe_ties) {
+  MoeLayer layer(make_shape(nvfp4, 16, 8, 2, 16, 0, 1, 1, true), 9);
+  std::fill(layer.router.begin(), layer.router.end(), 0.0f);
+  std::fill(layer.bias.begin(), layer.bias.end(), -3.0f);
+  const auto check = [&] {
+    for (const int32_t capacity : {1, 3}) {
+      DeviceMoe device(layer, capacity);
+      const std::vector<float> x = random_rows(layer.shape, capacity, 2), y = device.run(x);
+      for (size_t t = 0; t < size_t(capacity); ++t) {
+        double margin = 1;
+        const std::vector<Bounded> expected = layer.oracle(x.data() + t * 16, margin);
+        CHECK_EQ(margin, 0.0);
+        for (size_t i = 0; i < 16; ++i) CHECK_NEAR(y[t * 16 + i], expected[i].value, expected[i].error);
+      }
+    }
+  };
+  check();
+  layer.shape.groups = 4;
+  layer.shape.topk_groups = 1;
+  check();
+  layer.bias[6] = layer.bias[5] = -2.0f;  // one in each of two groups
+  check();
+}
+
+TEST(cuda_moe_nan) {
+  // A NaN row stays in its row.
+  for (const Format format : {nvfp4, bf16}) {
+    MoeLayer layer(make_shape(format, 64, 16, 3, 48, 96), 5);
+    const size_t row = 64;
+    for (const int32_t tokens : {3, 67}) {
+      DeviceMoe device(layer, tokens);
+      std::vector<float> x = random_rows(layer.shape, tokens, 29);
+      const std::vector<float> clean = device.run(x);
+      x[row + 1] = std::nanf("");
+      const std::vector<float> y = device.run(x);
+      CHECK(std::memcmp(y.data(), clean.data(), row * sizeof(float)) == 0);
+      CHECK(std::equal(y.begin() + 2 * row, y.end(), clean.begin() + 2 * row));
+      for (size_t i = row; i < 2 * row; ++i) CHECK(std::isnan(y[i]));
+    }
+    DeviceMoe device(layer, 1);
+    for (const float value : device.run(std::vector<float>(row, std::nanf("")))) CHECK(std::isnan(value));
+  }
+}
+
+TEST(cuda_moe_no_tokens) {
+  for (const MoeShape& shape : {make_shape(nvfp4, 64, 16, 3, 48, 96), make_shape(f32, 20, 4, 2, 13, 7)}) {
+    MoeLayer layer(shape, 5);
+    for (const int32_t capacity : {1, 4, 70}) {
+      DeviceMoe device(layer, capacity);
+      device.run({}, true);
+      for (const uint64_t count : device.statistics.read()) CHECK_EQ(count, 0u);
+      const std::vector<float> x = random_rows(shape, 1, 3);
+      check_oracle(layer, x, device.run(x));
+    }
+  }
+}
+
+TEST(cuda_moe_statistics) {
+  const MoeShape shape = make_shape(nvfp4, 64, 16, 3, 48, 96, 1, 1, true);
+  MoeLayer layer(shape, 3);
+  const auto with_bias = [&](float bias) {
+    std::fill(layer.up_bias.begin(), layer.up_bias.end(), bias);
+    std::fill(layer.shared_up_bias.begin(), layer.shared_up_bias.end(), bias);
+  };
+  for (const int32_t tokens : {1, 4, 70}) {
+    const std::vector<float> x = random_rows(shape, tokens, 5);
+    // What the CPU counts of the same layer.
+    MoeShape host_shape = shape;
+    host_shape.layout = Layout::panels;
+    MoeLayer host(host_shape, 3);
+    std::vector<uint64_t> expected(size_t(kMoeExperts) + 16);
+    host.run(x, 1, expected.data());
+    uint64_t touched = 0;
+    for (size_t e = kMoeExperts; e < expected.size(); ++e) touched += expected[e] > 0;
+    const uint64_t up_bytes = touched * layer.up.view.matrix_bytes + layer.shared_up.view.matrix_bytes;
+    const uint64_t down_bytes = touched * layer.down.view.matrix_bytes + layer.shared_down.view.matrix_bytes;
+    const uint64_t host_up = touched * host.up.view.matrix_bytes + host.shared_up.view.matrix_bytes;
+
+    with_bias(0.1f);
+    layer.up_bias = host.up_bias;
+    layer.shared_up_bias = host.shared_up_bias;
+    DeviceMoe device(layer, tokens);
+    device.run(x, true);
+    std::vector<uint64_t> counts = device.statistics.read();
+    for (size_t e = kMoeExperts; e < counts.size(); ++e) CHECK_EQ(counts[e], expected[e]);
+    CHECK_EQ(counts[kMoeActivations], expected[kMoeActivations]);
+    CHECK_EQ(counts[kMoeZeros], expected[kMoeZeros]);
+    const uint64_t read = tokens > 64 ? down_bytes : expected[kMoeWeightBytes] - host_up;
+    CHECK_EQ(counts[kMoeWeightBytes], up_bytes + read);
+    // A second call adds as much again.
+    device.run(x, true);
+    const std::vector<uint64_t> twice = device.statistics.read();
+    for (size_t i = 0; i < counts.size(); ++i) CHECK_EQ(twice[i], 2 * counts[i]);
+  }
+  with_bias(-1e6f);
+  layer.shared_up_bias[17] = 1e6f;
+  DeviceMoe device(layer, 4);
+  device.run(random_rows(shape, 4, 5), true);
+  const std::vector<uint64_t> counts = device.statistics.read();
+  uint64_t bytes = layer.shared_up.view.matrix_bytes + 3 * column_bytes(64);
+  for (size_t e = kMoeExperts; e < counts.size(); ++e) bytes += counts[e] ? layer.up.view.matrix_bytes : 0;
+  CHECK_EQ(counts[kMoeWeightBytes], bytes);
+}
+
+TEST(cuda_moe_rejects_layouts) {
+  MoeShape shape = make_shape(nvfp4, 64, 16, 3, 48, 96);
+  shape.layout = Layout::panels;
+  MoeLayer layer(shape, 3);
+  DeviceMoe device(layer, 1);
+  const cudaError_t error = moe_cuda(device.args, nullptr, nullptr, device.workspace->data(),
+                                     device.counters->data(), cuda_target());
+  CHECK_EQ(int(error), int(cudaErrorInvalidValue));
+}
+
+TEST(cuda_moe_real_shape) {
+  if (!on_gpu()) return;
+  MoeLayer layer(nano(), 3);
+  for (const int32_t tokens : {1, 2, 33, 130}) check_layer(layer, tokens, tokens, 64);
+}
+
+}  // namespace nibblet::test
