@@ -100,9 +100,10 @@ struct Token {
   /// @param x  the unit's inputs of the staged token, in shared memory
   __device__ __forceinline__ void read(const uint16_t* x, int lane) {
     const uint4* pieces = reinterpret_cast<const uint4*>(x) + lane % 4 * (kMmas / 2);
-    if (format == Format::nvfp4 && lane / 4 != lane % 4 * 2) return;
 #pragma unroll
-    for (int i = 0; i < kMmas / 2; i++) b[i] = pieces[i];
+    for (int i = 0; i < kMmas / 2; i++) {
+      load_shared_if(format != Format::nvfp4 || lane / 4 == lane % 4 * 2, b[i], pieces + i);
+    }
   }
   __device__ __forceinline__ uint32_t b0(int i) const { return word_of(b[i / 2], i % 2 * 2); }
   __device__ __forceinline__ uint32_t b1(int i) const { return word_of(b[i / 2], i % 2 * 2 + 1); }

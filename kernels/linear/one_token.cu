@@ -1,5 +1,6 @@
 #include "kernels/linear/fragments.cuh"
 #include "kernels/linear/plan.cuh"
+#include "kernels/linear/ring.cuh"
 
 /// y for one token: a kernel that does little but wait for its weights.
 ///
@@ -11,13 +12,15 @@ namespace {
 
 using namespace fragments;
 
+constexpr int kScratchFloats = 32;
+
 /// Where part `index` of `parts` of `count` things starts. 32 bits do, and divide faster.
 __device__ __forceinline__ int32_t share(int32_t count, int index, int parts) {
   return int32_t(uint32_t(count) * uint32_t(index) / uint32_t(parts));
 }
 
-template <Format format>
-__global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task) {
+template <Format format, bool kBulk>
+__global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task, int stages) {
   grid_dependency_launch();
   constexpr int32_t kUnitBytes = int32_t(fragment_unit_bytes(format));
   constexpr int32_t kUnitInputs = fragment_inputs(format);
@@ -28,23 +31,19 @@ __global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task
   const int32_t begin = share(units, warp, warps), end = share(units, warp + 1, warps);
 
   uint8_t* shared = dynamic_shared<uint8_t>();
-  uint8_t* ring = shared + warp * kOneTokenStages * kUnitBytes;
-  shared += warps * kOneTokenStages * kUnitBytes;
+  uint8_t* slots = shared + warp * stages * kUnitBytes;
+  shared += warps * stages * kUnitBytes;
+  uint64_t* barriers = reinterpret_cast<uint64_t*>(shared) + warp * stages;
+  shared += warps * stages * int(sizeof(uint64_t));
+  UnitRing<format, kBulk> ring(slots, barriers, stages,
+                               task.weight + size_t(first_tile * task.units + begin) * kUnitBytes,
+                               end - begin, lane);
   uint16_t* x = reinterpret_cast<uint16_t*>(shared);
   shared += task.units * kUnitInputs * 2;
   // A warp's sums of a tile lie at tile + warp: with consecutive stretches no two of these are equal.
   float* sums = reinterpret_cast<float*>(shared);
   float* scratch = sums + (last_tile - first_tile + warps) * kFragmentRows;
 
-  const uint8_t* weight = task.weight + size_t(first_tile) * size_t(task.units) * kUnitBytes;
-  const uint64_t policy = evict_first_policy();
-#pragma unroll
-  for (int stage = 0; stage < kOneTokenStages; stage++) {
-    if (begin + stage < end) {
-      copy_unit<format>(ring + stage * kUnitBytes, weight + size_t(begin + stage) * kUnitBytes, lane, policy);
-    }
-    copy_async_commit();
-  }
   RowStage<2> row;
   row.prefetch(task.prologue);
   const int32_t n = first_tile * kFragmentRows + int32_t(threadIdx.x);
@@ -60,31 +59,22 @@ __global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task
 
   Token<format> inputs;
   RowSums<format> row_sums;
-  int32_t tile = begin / task.units, unit = begin % task.units;
-  int stage = 0;
-  for (int32_t u = begin; u < end; u++) {
-    copy_async_wait<kOneTokenStages - 1>();
-    __syncwarp();
-    uint8_t* slot = ring + stage * kUnitBytes;
-    const Unit<format> weights = read_unit<format>(slot, lane);
+  int32_t unit = begin % task.units;
+  float* to = sums + (begin / task.units + warp) * kFragmentRows + lane / 4;
+  for (int32_t left = end - begin; left > 0; left--) {
+    const Unit<format> weights = read_unit<format>(ring.wait(), lane);
     inputs.read(x + unit * kUnitInputs, lane);
-    __syncwarp();
-    if (u + kOneTokenStages < end) {
-      copy_unit<format>(slot, weight + size_t(u + kOneTokenStages) * kUnitBytes, lane, policy);
-    }
-    copy_async_commit();
-    if (++stage == kOneTokenStages) stage = 0;
+    ring.release();
     row_sums.add(weights, inputs);
-    if (++unit == task.units || u + 1 == end) {
+    if (++unit == task.units || left == 1) {
       row_sums.finish();
       if (lane % 4 == 0) {
-        float* to = sums + (tile + warp) * kFragmentRows + lane / 4;
         to[0] = row_sums.upper;
         to[8] = row_sums.lower;
       }
       row_sums = {};
       unit = 0;
-      tile++;
+      to += kFragmentRows;
     }
   }
   __syncthreads();
@@ -110,15 +100,31 @@ __global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task
   }
 }
 
+template <Format format, bool kBulk>
+cudaError_t launch_copies(const LinearTask& task, const OneTokenPlan& plan, const CudaTarget& target) {
+  const size_t bytes = shared_bytes(plan, format, task.epilogue.out, task.prologue.in);
+  const cudaError_t error = allow_shared_memory(linear_one_token<format, kBulk>, bytes);
+  if (error != cudaSuccess) return error;
+  const LaunchShape shape = {dim3(unsigned(plan.blocks)), dim3(unsigned(plan.warps * 32)), bytes};
+  return launch(target, shape, linear_one_token<format, kBulk>, task, plan.stages);
+}
+
 template <Format format>
 cudaError_t launch_format(const LinearTask& task, const OneTokenPlan& plan, const CudaTarget& target) {
-  const cudaError_t error = allow_shared_memory(linear_one_token<format>, plan.shared_bytes);
-  if (error != cudaSuccess) return error;
-  const LaunchShape shape = {dim3(unsigned(plan.blocks)), dim3(unsigned(plan.warps * 32)), plan.shared_bytes};
-  return launch(target, shape, linear_one_token<format>, task);
+  if (plan.bulk) return launch_copies<format, true>(task, plan, target);
+  if (plan.stages != UnitRing<format, false>::kCopyStages) return cudaErrorInvalidValue;
+  return launch_copies<format, false>(task, plan, target);
 }
 
 }  // namespace
+
+size_t shared_bytes(const OneTokenPlan& plan, Format format, int32_t out, int32_t in) {
+  const int32_t tiles = round_up(out, kFragmentRows) / kFragmentRows;
+  const int32_t tiles_in_block = (tiles + plan.blocks - 1) / plan.blocks;
+  return size_t(plan.warps * plan.stages) * (fragment_unit_bytes(format) + sizeof(uint64_t)) +
+         size_t(fragment_units(format, in)) * size_t(fragment_inputs(format)) * 2 +
+         size_t(tiles_in_block + plan.warps) * kFragmentRows * sizeof(float) + kScratchFloats * sizeof(float);
+}
 
 cudaError_t linear_one_token_cuda(const LinearTask& task, Format format, const OneTokenPlan& plan,
                                   const CudaTarget& target) {

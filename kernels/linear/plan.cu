@@ -7,12 +7,12 @@
 namespace nibblet {
 namespace {
 
-constexpr size_t kScratchBytes = 32 * sizeof(float);
+int32_t row_tiles(int32_t out) { return round_up(out, kFragmentRows) / kFragmentRows; }
 
 LinearTask task_of(const LinearArgs& args, const Step* step, void* workspace) {
   LinearTask task{};
   task.weight = args.weight.data;
-  task.tiles = round_up(args.weight.out, kFragmentRows) / kFragmentRows;
+  task.tiles = row_tiles(args.weight.out);
   task.units = fragment_units(args.weight.format, args.weight.in);
   task.capacity = args.count;
   task.selected = args.rows != nullptr;
@@ -24,88 +24,83 @@ LinearTask task_of(const LinearArgs& args, const Step* step, void* workspace) {
   return task;
 }
 
-/// Tiles of eight tokens that a block multiplies, and groups of so many for all tokens.
+/// Tiles of eight tokens that a block multiplies. Up to 64 tokens, so that weights are read once; beyond, each 64 tokens
+/// read them again, from the second-level cache mostly.
 int token_tiles_of_block(int32_t count) { return count <= 8 ? 1 : count <= 16 ? 2 : count <= 32 ? 4 : 8; }
-int token_groups(int32_t count) {
-  const int tokens = token_tiles_of_block(count) * 8;
-  return (count + tokens - 1) / tokens;
-}
-
-size_t prepared_bytes(const LinearArgs& args) {
-  const Format format = args.weight.format;
-  if (format == Format::f32) return size_t(args.count) * size_t(round_up(args.weight.in, kPieceInputs)) * 2;
-  if (args.count <= 1) return 0;
-  // Whole groups: blocks read the columns of absent tokens too, and drop what they give.
-  return size_t(token_groups(args.count) * token_tiles_of_block(args.count)) *
-         fragments::token_tile_bytes(format, args.weight.in);
-}
-
-size_t one_token_shared_bytes(const LinearTask& task, Format format, int blocks, int warps) {
-  const int32_t tiles = (task.tiles + blocks - 1) / blocks;
-  return size_t(warps) * kOneTokenStages * fragment_unit_bytes(format) +
-         size_t(task.units) * size_t(fragment_inputs(format)) * 2 +
-         size_t(tiles + warps) * kFragmentRows * sizeof(float) + kScratchBytes;
-}
-
-}  // namespace
 
 /// What a launch costs beside its bytes is the way from the last write of the kernel before to the first sums here, so
-/// that as many bytes as can be are on the chip when the dependency wait ends, for this kernel and for the next. Two
-/// blocks of 8 warps on a multiprocessor, at 46 KB of weights in flight each, leave room for one more kernel's. Whole
-/// row tiles a block: sums across blocks would cost a round trip through memory, more than the imbalance of at most one
-/// tile does (nvfp4 in_proj 644 tiles on 132 multiprocessors: 5 tiles against 4.9; qkv 288: 3 against 2.2, of which the
-/// last arrives with the bandwidth of all). Where there are fewer tiles than two blocks' worth each block has one tile
-/// (out_proj, 168): its 32 units are in flight before the wait, all but a few.
-OneTokenPlan plan_one_token(const LinearTask& task, Format format, const CudaTarget& target) {
-  OneTokenPlan plan{};
-  plan.warps = 8;
-  plan.blocks = std::min(task.tiles, 2 * target.multiprocessors);
-  plan.shared_bytes = one_token_shared_bytes(task, format, plan.blocks, plan.warps);
-  // Every warp needs a unit; and very long inputs or a small chip may leave less room.
-  const int32_t units = task.tiles / plan.blocks * task.units;
-  while (plan.warps > 1 && (plan.warps > units || plan.shared_bytes > target.shared_bytes)) {
+/// that as many bytes as can be should be on the chip when the dependency wait ends, and room be left for those of the
+/// next kernel: about half of a multiprocessor's shared memory. Whole row tiles a block: sums across blocks would cost a
+/// round trip through memory. That SMs differ by a tile matters little while all keep the same bytes in flight, as the
+/// bandwidth goes where it is asked for.
+/// Few tiles (nvfp4 out_proj: 168 of 32 units): a block each, 8 warps with all of their 4 units in flight. More
+/// (nvfp4 in_proj: 644 of 21): a block a multiprocessor, so that x̂ is made once there; 5 tiles are 105 units, of which
+/// 16 warps have 96 in flight.
+OneTokenPlan plan_one_token(Format format, int32_t out, int32_t in, const CudaTarget& target) {
+  const int32_t tiles = row_tiles(out);
+  const bool few = tiles <= 2 * target.multiprocessors;
+  OneTokenPlan plan = {few ? tiles : target.multiprocessors, few ? 8 : 16, 6, target.capability >= 90};
+  // A small chip, or very long inputs; and every warp needs a unit.
+  while (plan.warps > 1 && (plan.warps > tiles / plan.blocks * fragment_units(format, in) ||
+                            shared_bytes(plan, format, out, in) > target.shared_bytes)) {
     plan.warps /= 2;
-    plan.shared_bytes = one_token_shared_bytes(task, format, plan.blocks, plan.warps);
   }
   return plan;
 }
 
-/// Up to 64 tokens a block, so that weights are read once; beyond, each 64 tokens read them again, from the second-level
-/// cache mostly. x̂ comes from there too, once a block: with many tokens a block takes more rows and fewer warps share
-/// the inputs, or that traffic would outgrow the weights' (64 tokens of 2688 inputs are 344 KB).
-TokensPlan plan_tokens(const LinearTask& task, Format format, const CudaTarget& target) {
+/// x̂ comes from the second-level cache, once a block: with many tokens a block takes more rows and fewer warps share the
+/// inputs, or that traffic would outgrow the weights' (64 tokens of 2688 inputs are 344 KB). Few rows: more warps share
+/// the inputs, so that blocks suffice for all multiprocessors.
+TokensPlan plan_tokens(int32_t count, int32_t out, const CudaTarget& target) {
   TokensPlan plan{};
-  plan.token_tiles = token_tiles_of_block(task.capacity);
-  const int32_t pairs = (task.tiles + kTokensRowTiles - 1) / kTokensRowTiles;
-  // Few rows: more warps share the inputs, so that blocks suffice for all multiprocessors.
-  const auto blocks = [&](int splits) { return (pairs * splits + kTokensWarps - 1) / kTokensWarps; };
+  plan.token_tiles = token_tiles_of_block(count);
   plan.splits = plan.token_tiles >= 8 ? 2 : plan.token_tiles >= 4 ? 4 : 8;
-  while (plan.splits < kTokensWarps && blocks(plan.splits) < target.multiprocessors) plan.splits *= 2;
-  plan.grid = dim3(unsigned(blocks(plan.splits)), unsigned(token_groups(task.capacity)));
-  const size_t ring = size_t(kTokensWarps) * kTokensStages * kTokensRowTiles * fragment_unit_bytes(format);
-  const size_t sums = size_t(kTokensWarps) * kTokensRowTiles * size_t(plan.token_tiles) * 640;
-  plan.shared_bytes = std::max(ring, sums);
+  const int32_t pairs = (row_tiles(out) + kTokensRowTiles - 1) / kTokensRowTiles;
+  while (plan.splits < kTokensWarps && pairs * plan.splits < kTokensWarps * target.multiprocessors)
+    plan.splits *= 2;
   return plan;
 }
 
-CudaScratch linear_cuda_scratch(const LinearArgs& args, const CudaTarget&) {
-  return {prepared_bytes(args), 0};
+}  // namespace
+
+LinearPlan plan_linear_cuda(const LinearArgs& args, const CudaTarget& target) {
+  const WeightView& weight = args.weight;
+  LinearPlan plan{};
+  if (weight.format == Format::f32) return plan;
+  plan.one_token = args.count == 1;
+  if (plan.one_token) plan.one = plan_one_token(weight.format, weight.out, weight.in, target);
+  plan.tokens = plan_tokens(args.count, weight.out, target);
+  return plan;
 }
 
-cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspace, void*,
+CudaScratch linear_cuda_scratch(const LinearArgs& args, const CudaTarget& target) {
+  const Format format = args.weight.format;
+  if (format == Format::f32) {
+    return {size_t(args.count) * size_t(round_up(args.weight.in, kPieceInputs)) * 2, 0};
+  }
+  if (plan_linear_cuda(args, target).one_token) return {0, 0};
+  // Whole blocks' worth of tokens: the columns of absent ones are read too, and what they give is dropped.
+  const int32_t tiles = round_up(round_up(args.count, 8) / 8, token_tiles_of_block(args.count));
+  return {size_t(tiles) * fragments::token_tile_bytes(format, args.weight.in), 0};
+}
+
+cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspace, const LinearPlan& plan,
                         const CudaTarget& target) {
   if (args.count <= 0) return cudaSuccess;
   const Format format = args.weight.format;
   const Layout layout = format == Format::f32 ? Layout::rows : Layout::fragments;
   if (args.weight.layout != layout || args.exact || args.quantize_input) return cudaErrorInvalidValue;
   const LinearTask task = task_of(args, step, workspace);
-  if (format != Format::f32 && args.count == 1) {
-    return linear_one_token_cuda(task, format, plan_one_token(task, format, target), target);
-  }
+  if (plan.one_token) return linear_one_token_cuda(task, format, plan.one, target);
   const cudaError_t error = linear_prepare_cuda(task, format, target);
   if (error != cudaSuccess) return error;
   if (format == Format::f32) return linear_rows_cuda(task, target);
-  return linear_tokens_cuda(task, format, plan_tokens(task, format, target), target);
+  return linear_tokens_cuda(task, format, plan.tokens, target);
+}
+
+cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspace, void*,
+                        const CudaTarget& target) {
+  return linear_cuda(args, step, workspace, plan_linear_cuda(args, target), target);
 }
 
 }  // namespace nibblet

@@ -36,33 +36,48 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return bf16_from_float(low) | uint32_t{bf16_from_float(high)} << 16;
 }
 
-/// values = from[k .. k + 8), zeros from `in` on.
-__device__ __forceinline__ void load_piece(const float* from, int32_t k, int32_t in,
-                                           float (&values)[kPieceInputs]) {
-  if (k + kPieceInputs <= in && reinterpret_cast<uintptr_t>(from + k) % 16 == 0) {
-    const float4 low = *reinterpret_cast<const float4*>(from + k);
-    const float4 high = *reinterpret_cast<const float4*>(from + k + 4);
-    values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
-    values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
-  } else {
+__device__ __forceinline__ void load_vector(const float* from, float (&values)[kPieceInputs]) {
+  const float4 low = reinterpret_cast<const float4*>(from)[0],
+               high = reinterpret_cast<const float4*>(from)[1];
+  values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+  values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+}
+__device__ __forceinline__ void load_vector(const uint16_t* from, float (&values)[kPieceInputs]) {
+  const uint4 words = *reinterpret_cast<const uint4*>(from);
 #pragma unroll
-    for (int i = 0; i < kPieceInputs; i++) values[i] = k + i < in ? from[k + i] : 0.0f;
+  for (int i = 0; i < 4; i++) {
+    const uint32_t pair = i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w;
+    values[2 * i] = __uint_as_float(pair << 16);
+    values[2 * i + 1] = __uint_as_float(pair & 0xffff0000);
   }
 }
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(uint16_t value) { return bf16_to_float(value); }
 
-__device__ __forceinline__ void load_piece(const uint16_t* from, int32_t k, int32_t in,
-                                           float (&values)[kPieceInputs]) {
-  if (k + kPieceInputs <= in && reinterpret_cast<uintptr_t>(from + k) % 16 == 0) {
-    const uint4 words = *reinterpret_cast<const uint4*>(from + k);
-    const uint32_t pairs[] = {words.x, words.y, words.z, words.w};
+/// `Pieces` pieces of eight, `step` inputs apart: values = from[k .. k + 8), zeros from `in` on. The loads are all under
+/// way before the first is waited for, in one of two ways for the whole row.
+template <int Pieces, class T>
+__device__ __forceinline__ void load_pieces(const T* from, int32_t k, int32_t step, int32_t in,
+                                            float (&values)[Pieces][kPieceInputs]) {
+  if ((reinterpret_cast<uintptr_t>(from) % 16 | uint32_t(in) % kPieceInputs) == 0) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      values[2 * i] = __uint_as_float(pairs[i] << 16);
-      values[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000);
+    for (int p = 0; p < Pieces; p++) {
+      if (k + p * step < in) {
+        load_vector(from + k + p * step, values[p]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kPieceInputs; i++) values[p][i] = 0;
+      }
     }
   } else {
 #pragma unroll
-    for (int i = 0; i < kPieceInputs; i++) values[i] = k + i < in ? bf16_to_float(from[k + i]) : 0.0f;
+    for (int p = 0; p < Pieces; p++) {
+#pragma unroll
+      for (int i = 0; i < kPieceInputs; i++) {
+        const int32_t at = k + p * step + i;
+        values[p][i] = at < in ? to_float(from[at]) : 0.0f;
+      }
+    }
   }
 }
 
@@ -73,9 +88,7 @@ class RowStage {
  public:
   /// Norm weights never change: this may run before the dependency wait.
   __device__ __forceinline__ void prefetch(const Prologue& prologue) {
-    if (prologue.norm == nullptr) return;
-#pragma unroll
-    for (int i = 0; i < Kept; i++) load_piece(prologue.norm, piece_start(i), prologue.in, norm_[i]);
+    if (prologue.norm != nullptr) load_pieces<Kept>(prologue.norm, start(), step(), prologue.in, norm_);
   }
 
   /// Calls store(k, words) for every piece [k, k + 8) below `padded`, a multiple of 8, with its eight x̂ · factor as bf16
@@ -84,47 +97,45 @@ class RowStage {
   __device__ __forceinline__ void stage(const Prologue& prologue, int64_t token, float factor, int32_t padded,
                                         float* scratch, const Store& store) {
     float x[Kept][kPieceInputs];
-    float squares = 0;
-#pragma unroll
-    for (int i = 0; i < Kept; i++) {
-      load(prologue, token, piece_start(i), x[i]);
-      squares += sum_of_squares(x[i]);
-    }
+    load<Kept>(prologue, token, start(), x);
     float scale = factor;
     if (prologue.norm != nullptr) {
-      for (int32_t k = piece_start(Kept); k < prologue.in; k += step()) {
-        float piece[kPieceInputs];
-        load(prologue, token, k, piece);
-        squares += sum_of_squares(piece);
+      float squares = 0;
+#pragma unroll
+      for (int i = 0; i < Kept; i++) squares += sum_of_squares(x[i]);
+      for (int32_t k = start() + Kept * step(); k < prologue.in; k += step()) {
+        float piece[1][kPieceInputs];
+        load<1>(prologue, token, k, piece);
+        squares += sum_of_squares(piece[0]);
       }
       const float mean = block_sum(squares, scratch) / float(prologue.in);
       scale = 1.0f / sqrtf(mean + prologue.epsilon) * factor;
     }
 #pragma unroll
     for (int i = 0; i < Kept; i++) {
-      if (piece_start(i) < padded) finish(prologue, piece_start(i), x[i], norm_[i], scale, store);
+      const int32_t k = start() + i * step();
+      if (k < padded) finish(prologue, k, x[i], norm_[i], scale, store);
     }
-    for (int32_t k = piece_start(Kept); k < padded; k += step()) {
-      float piece[kPieceInputs], norm[kPieceInputs];
-      load(prologue, token, k, piece);
-      if (prologue.norm != nullptr) load_piece(prologue.norm, k, prologue.in, norm);
-      finish(prologue, k, piece, norm, scale, store);
+    for (int32_t k = start() + Kept * step(); k < padded; k += step()) {
+      float piece[1][kPieceInputs], norm[1][kPieceInputs];
+      load<1>(prologue, token, k, piece);
+      if (prologue.norm != nullptr) load_pieces<1>(prologue.norm, k, 0, prologue.in, norm);
+      finish(prologue, k, piece[0], norm[0], scale, store);
     }
   }
 
  private:
   static __device__ __forceinline__ int32_t step() { return int32_t(blockDim.x) * kPieceInputs; }
-  static __device__ __forceinline__ int32_t piece_start(int i) {
-    return int32_t(threadIdx.x + unsigned(i) * blockDim.x) * kPieceInputs;
-  }
+  static __device__ __forceinline__ int32_t start() { return int32_t(threadIdx.x) * kPieceInputs; }
 
+  template <int Pieces>
   static __device__ __forceinline__ void load(const Prologue& prologue, int64_t token, int32_t k,
-                                              float (&values)[kPieceInputs]) {
-    const int64_t start = token * prologue.x_stride;
+                                              float (&values)[Pieces][kPieceInputs]) {
+    const int64_t at = token * prologue.x_stride;
     if (prologue.x_type == DType::bf16) {
-      load_piece(static_cast<const uint16_t*>(prologue.x) + start, k, prologue.in, values);
+      load_pieces<Pieces>(static_cast<const uint16_t*>(prologue.x) + at, k, step(), prologue.in, values);
     } else {
-      load_piece(static_cast<const float*>(prologue.x) + start, k, prologue.in, values);
+      load_pieces<Pieces>(static_cast<const float*>(prologue.x) + at, k, step(), prologue.in, values);
     }
   }
 

@@ -135,9 +135,14 @@ __global__ void __launch_bounds__(kTokensWarps * 32) linear_tokens(const LinearT
 
 template <Format format, int kTokenTiles>
 cudaError_t launch_tiles(const LinearTask& task, const TokensPlan& plan, const CudaTarget& target) {
-  const cudaError_t error = allow_shared_memory(linear_tokens<format, kTokenTiles>, plan.shared_bytes);
+  const size_t bytes = shared_bytes(plan, format);
+  const cudaError_t error = allow_shared_memory(linear_tokens<format, kTokenTiles>, bytes);
   if (error != cudaSuccess) return error;
-  const LaunchShape shape = {plan.grid, dim3(kTokensWarps * 32), plan.shared_bytes};
+  const int32_t pairs = (task.tiles + kTokensRowTiles - 1) / kTokensRowTiles;
+  const int32_t pairs_in_block = kTokensWarps / plan.splits, tokens = kTokenTiles * 8;
+  const LaunchShape shape = {dim3(unsigned((pairs + pairs_in_block - 1) / pairs_in_block),
+                                  unsigned((task.capacity + tokens - 1) / tokens)),
+                             dim3(kTokensWarps * 32), bytes};
   return launch(target, shape, linear_tokens<format, kTokenTiles>, task, plan.splits);
 }
 
@@ -157,6 +162,14 @@ cudaError_t launch_format(const LinearTask& task, const TokensPlan& plan, const 
 }
 
 }  // namespace
+
+size_t shared_bytes(const TokensPlan& plan, Format format) {
+  // The sums take the place of the ring.
+  const size_t ring = size_t(kTokensWarps) * kTokensStages * kTokensRowTiles * fragment_unit_bytes(format);
+  const size_t sums =
+      size_t(kTokensWarps) * kTokensRowTiles * size_t(plan.token_tiles) * kTileFloats * sizeof(float);
+  return ring > sums ? ring : sums;
+}
 
 cudaError_t linear_tokens_cuda(const LinearTask& task, Format format, const TokensPlan& plan,
                                const CudaTarget& target) {

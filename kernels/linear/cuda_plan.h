@@ -1,0 +1,38 @@
+#pragma once
+
+#include "kernels/cuda/launch.h"
+#include "kernels/linear/linear.h"
+
+/// Which kernels do a linear on CUDA, and how they are cut. The choices are made in plan.cu and nowhere else.
+namespace nibblet {
+
+/// For one row at most, Layout::fragments.
+struct OneTokenPlan {
+  int blocks;
+  int warps;   ///< of a block: at most 16, and at most the units that any block has
+  int stages;  ///< units that each warp keeps in flight, an even number; 6 unless bulk
+  bool bulk;   ///< the copy engine of sm_90 and up fetches weights
+};
+size_t shared_bytes(const OneTokenPlan& plan, Format format, int32_t out, int32_t in);
+
+/// For any number of rows, Layout::fragments, from x̂ that a kernel of its own prepares.
+struct TokensPlan {
+  int token_tiles;  ///< of eight tokens, in a block: 1, 2, 4 or 8
+  int splits;       ///< warps that share the inputs of a pair of row tiles: 1, 2, 4 or 8
+};
+size_t shared_bytes(const TokensPlan& plan, Format format);
+
+/// One of them, or neither for f32 weights.
+struct LinearPlan {
+  bool one_token;
+  OneTokenPlan one;
+  TokensPlan tokens;
+};
+LinearPlan plan_linear_cuda(const LinearArgs& args, const CudaTarget& target);
+
+/// linear_cuda by a plan that may differ from plan_linear_cuda's, for measurements. `workspace` is linear_cuda_scratch's,
+/// with the plan's token_tiles as plan_linear_cuda has them.
+cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspace, const LinearPlan& plan,
+                        const CudaTarget& target);
+
+}  // namespace nibblet
