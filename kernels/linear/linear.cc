@@ -1,12 +1,13 @@
 #include "kernels/linear/linear.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/linear/matmul.h"
-#include "kernels/numerics/bf16.h"
 #include "kernels/numerics/dot.h"
 #include "kernels/numerics/nvfp4.h"
 #include "kernels/numerics/partition.h"
+#include "kernels/numerics/rows.h"
 
 namespace nibblet {
 namespace {
@@ -48,27 +49,31 @@ void prepare(const LinearArgs& args, int32_t row) {
       for (int32_t i = 0; i < kNvfp4Block; i++) x[k + i] = e2m1_to_float(codes[i]) * scale;
     }
   } else if (!args.exact) {
-    for (int32_t k = 0; k < in; k++) x[k] = round_to_bf16(x[k]);
+    round_to_bf16(x, in);
   }
 }
 
-/// Writes outputs [first, last) of one row of y from their raw products.
-void finish(const LinearArgs& args, int32_t row, const float* products, int32_t first, int32_t last) {
-  int64_t start = int64_t(row) * args.y_stride;
-  for (int32_t n = first; n < last; n++) {
-    float value = products[n - first];
-    if (args.quantize_input) value *= args.weight.input_scale;
-    if (args.bias) value += args.bias[n];
-    if (args.activation == Activation::relu2) {
-      // Not a maximum with 0: a NaN must stay one.
-      value = value < 0.0f ? 0.0f : value * value;
-    }
-    if (args.y_type == DType::bf16) {
-      static_cast<uint16_t*>(args.y)[start + n] = bf16_from_float(value);
-    } else {
-      float* y = static_cast<float*>(args.y) + start + n;
-      *y = args.add ? *y + value : value;
-    }
+/// Writes outputs [first, last) of one row of y from their raw products, which it overwrites.
+void finish(const LinearArgs& args, int32_t row, float* products, int32_t first, int32_t last) {
+  const int64_t start = int64_t(row) * args.y_stride + first;
+  const int32_t count = last - first;
+  if (args.quantize_input) {
+    for (int32_t i = 0; i < count; i++) products[i] *= args.weight.input_scale;
+  }
+  if (args.bias) {
+    for (int32_t i = 0; i < count; i++) products[i] += args.bias[first + i];
+  }
+  if (args.activation == Activation::relu2) relu2(products, count);
+  if (args.y_type == DType::bf16) {
+    uint16_t* y = static_cast<uint16_t*>(args.y) + start;
+    for (int32_t i = 0; i < count; i++) y[i] = bf16_from_float(products[i]);
+    return;
+  }
+  float* y = static_cast<float*>(args.y) + start;
+  if (args.add) {
+    for (int32_t i = 0; i < count; i++) y[i] += products[i];
+  } else {
+    std::copy(products, products + count, y);
   }
 }
 

@@ -1,8 +1,8 @@
 #include <algorithm>
 
 #include "kernels/moe/scratch.h"
-#include "kernels/numerics/bf16.h"
 #include "kernels/numerics/partition.h"
+#include "kernels/numerics/rows.h"
 
 namespace nibblet {
 namespace {
@@ -47,12 +47,11 @@ struct Expert {
 /// Bias, relu² and rounding of hidden activations [first, last), and the zero padding after the last.
 void activate(const Expert& expert, float* hidden, int32_t first, int32_t last) {
   const float* bias = expert.up_bias();
-  for (int32_t n = first; n < last; ++n) {
-    float value = hidden[n] + (bias == nullptr ? 0.0f : bias[n]);
-    // Not a maximum with 0: a NaN must stay one.
-    value = value < 0.0f ? 0.0f : value * value;
-    hidden[n] = expert.args.exact ? value : round_to_bf16(value);
+  if (bias != nullptr) {
+    for (int32_t n = first; n < last; ++n) hidden[n] += bias[n];
   }
+  relu2(hidden + first, last - first);
+  if (!expert.args.exact) round_to_bf16(hidden + first, last - first);
   const int32_t width = expert.up().out;
   if (last == width) std::fill(hidden + width, hidden + round_up(width, kBlockInputs), 0.0f);
 }
@@ -100,8 +99,9 @@ void down(const Expert& expert, int32_t first, int32_t last) {
         const int64_t entry = expert.entry(begin + m);
         const float share = expert.shared() ? 1.0f : expert.scratch.weights[entry];
         float* sum = expert.scratch.normed_row(expert.token(entry)) + n;
+        for (int32_t i = 0; bias != nullptr && i < end - n; ++i) y[m][i] += bias[n + i];
         for (int32_t i = 0; i < end - n; ++i) {
-          sum[i] += share * (y[m][i] + (bias == nullptr ? 0.0f : bias[n + i]));
+          sum[i] += share * y[m][i];
         }
       }
     }

@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels/moe/scratch.h"
-#include "kernels/numerics/bf16.h"
 #include "kernels/numerics/dot.h"
 #include "kernels/numerics/partition.h"
+#include "kernels/numerics/rows.h"
+#include "kernels/simd/cpu.h"
 
 namespace nibblet {
 namespace {
@@ -78,6 +80,60 @@ void list_entries(const MoeArgs& args, const MoeScratch& scratch) {
   first[0] = 0;
 }
 
+/// Scores of (token, expert) pairs [first, last) of a tile that starts at `token` and has `tokens` tokens, `together` pairs at
+/// a time: one sum alone would wait for itself.
+template <int together>
+[[gnu::always_inline]] inline void score_pairs(const MoeArgs& args, const MoeScratch& scratch, int64_t token,
+                                               int64_t tokens, int64_t first, int64_t last) {
+  typedef float Lanes __attribute__((vector_size(64)));
+  const auto row = [&](int64_t pair) { return args.router + pair / tokens * args.hidden; };
+  const auto normed = [&](int64_t pair) { return scratch.normed_row(token + pair % tokens); };
+  const int32_t whole = args.hidden / 16 * 16;
+  for (int64_t pair = first; pair < last; pair += together) {
+    const float* a[together];
+    const float* b[together];
+    Lanes lanes[together];
+    for (int j = 0; j < together; ++j) {
+      const int64_t each = std::min(pair + j, last - 1);
+      a[j] = row(each);
+      b[j] = normed(each);
+      lanes[j] = Lanes{};
+    }
+    for (int32_t k = 0; k < whole; k += 16) {
+#pragma GCC unroll 4
+      for (int j = 0; j < together; ++j) {
+        Lanes x, y;
+        std::memcpy(&x, a[j] + k, sizeof x);
+        std::memcpy(&y, b[j] + k, sizeof y);
+        lanes[j] += x * y;
+      }
+    }
+    for (int64_t each = pair; each < std::min<int64_t>(pair + together, last); ++each) {
+      const int64_t j = each - pair;
+      OrderedSum sum;
+      std::memcpy(sum.partial, &lanes[j], sizeof sum.partial);
+      sum.add(args.hidden - whole, [&](int32_t k) { return a[j][whole + k] * b[j][whole + k]; });
+      scratch.scores[(token + each % tokens) * args.experts + each / tokens] =
+          1 / (1 + std::exp(-sum.total()));
+    }
+  }
+}
+
+void score_portable(const MoeArgs& args, const MoeScratch& scratch, int64_t token, int64_t tokens,
+                    int64_t first, int64_t last) {
+  score_pairs<1>(args, scratch, token, tokens, first, last);
+}
+#ifdef __x86_64__
+[[gnu::target("avx2")]] void score_avx2(const MoeArgs& args, const MoeScratch& scratch, int64_t token,
+                                        int64_t tokens, int64_t first, int64_t last) {
+  score_pairs<4>(args, scratch, token, tokens, first, last);
+}
+[[gnu::target("avx512f")]] void score_avx512(const MoeArgs& args, const MoeScratch& scratch, int64_t token,
+                                             int64_t tokens, int64_t first, int64_t last) {
+  score_pairs<4>(args, scratch, token, tokens, first, last);
+}
+#endif
+
 }  // namespace
 
 void moe_normalise(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers) {
@@ -93,18 +149,20 @@ void moe_normalise(const MoeArgs& args, const MoeScratch& scratch, int worker, i
 }
 
 void moe_score(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers) {
-  // By (tile of tokens, expert): one token alone still occupies every worker, and many share the router's rows.
-  const int64_t tiles = (int64_t(args.tokens) + kMoeTile - 1) / kMoeTile;
-  const Range range = partition(tiles * args.experts, worker, workers);
-  for (int64_t i = range.first; i < range.last; ++i) {
-    const int64_t expert = i % args.experts;
-    const int64_t token = i / args.experts * kMoeTile;
-    const int64_t last = std::min<int64_t>(token + kMoeTile, args.tokens);
-    const float* row = args.router + expert * args.hidden;
-    for (int64_t t = token; t < last; ++t) {
-      const float logit = dot(row, scratch.normed_row(t), args.hidden);
-      scratch.scores[t * args.experts + expert] = 1 / (1 + std::exp(-logit));
-    }
+  auto* score = score_portable;
+#ifdef __x86_64__
+  if (selected_cpu_variant() == CpuVariant::avx512) score = score_avx512;
+  if (selected_cpu_variant() == CpuVariant::avx2) score = score_avx2;
+#endif
+  // By pairs: one token alone still occupies every worker, and the tokens of a tile share the router's rows.
+  const int64_t pairs = int64_t(args.tokens) * args.experts;
+  const Range range = partition(pairs, worker, workers);
+  const int64_t tile_pairs = int64_t(kMoeTile) * args.experts;
+  for (int64_t start = range.first / tile_pairs * tile_pairs; start < range.last; start += tile_pairs) {
+    const int64_t token = start / args.experts;
+    const int64_t tokens = std::min<int64_t>(kMoeTile, args.tokens - token);
+    score(args, scratch, token, tokens, std::max(range.first - start, int64_t{0}),
+          std::min(range.last - start, tokens * args.experts));
   }
 }
 
@@ -115,7 +173,7 @@ void moe_choose(const MoeArgs& args, const MoeScratch& scratch, int worker, int 
   }
   if (args.exact) return;
   const Range values = partition(int64_t(args.tokens) * scratch.hidden_stride, worker, workers);
-  for (int64_t i = values.first; i < values.last; ++i) scratch.normed[i] = round_to_bf16(scratch.normed[i]);
+  round_to_bf16(scratch.normed + values.first, int32_t(values.last - values.first));
 }
 
 }  // namespace nibblet
