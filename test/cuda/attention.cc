@@ -155,9 +155,9 @@ void check_appended(const AttentionLayer& before, const AttentionLayer& after, c
 }  // namespace
 
 TEST(cuda_attention_oracle) { check_attention_oracle(run_on_gpu(), shapes()); }
-TEST(cuda_attention_pieces) { check_attention_pieces(run_uncut(), shapes()); }
+TEST(cuda_attention_pieces) { check_attention_pieces(run_uncut(), few_shapes()); }
 TEST(cuda_attention_batch) {
-  check_attention_batch(run_uncut(80), {run_uncut(100), run_on_gpu({80, 2})}, shapes());
+  check_attention_batch(run_uncut(80), {run_uncut(100), run_on_gpu({80, 2})}, few_shapes());
 }
 TEST(cuda_attention_extremes) { check_attention_extremes(run_on_gpu()); }
 TEST(cuda_attention_nan) {
