@@ -11,8 +11,13 @@ export interface Ended {
   stderr: string
 }
 
-/** Runs `test/core/children/<name>.ts` in a process of its own. After two minutes it is killed, which shows in `signal`. */
-export function runChild(name: string, args: readonly string[] = [], flags: readonly string[] = []): Promise<Ended> {
+/** Runs `test/core/children/<name>.ts` in a process of its own. When it takes too long it is killed, which shows in `signal`. */
+export function runChild(
+  name: string,
+  args: readonly string[] = [],
+  flags: readonly string[] = [],
+  limit = 120_000,
+): Promise<Ended> {
   const script = fileURLToPath(new URL(`../core/children/${name}.ts`, import.meta.url))
   const child = spawn(process.execPath, [...flags, '--import', 'tsx', script, ...args], {
     cwd: root,
@@ -27,7 +32,7 @@ export function runChild(name: string, args: readonly string[] = [], flags: read
   child.stderr.setEncoding('utf8').on('data', (text) => {
     ended.stderr += text
   })
-  const timer = setTimeout(() => child.kill('SIGKILL'), 120_000)
+  const timer = setTimeout(() => child.kill('SIGKILL'), limit)
   return new Promise((resolve, reject) => {
     child.once('error', reject)
     child.once('close', (code, signal) => {

@@ -9,10 +9,14 @@ export function randomOf(seed: number): () => number {
   }
 }
 
-type Random = () => number
+/** A source of numbers in [0, 1). */
+export type Random = () => number
 
-const below = (random: Random, count: number) => Math.floor(random() * count)
-const pick = <T>(random: Random, items: readonly T[]): T => items[below(random, items.length)] as T
+/** A whole number from 0 to `count` - 1. */
+export const below = (random: Random, count: number): number => Math.floor(random() * count)
+
+/** One of the items. */
+export const pick = <T>(random: Random, items: readonly T[]): T => items[below(random, items.length)] as T
 
 const awkwardNumbers = ['0', '-1', '1', '3', '1.5', '1e9', '1e400', '-0', '9007199254740993', '18446744073709551616']
 const awkwardValues = [...awkwardNumbers, 'null', 'true', '""', '"x"', '[]', '{}', 'NaN', '[[]]', '{"__float__":"NaN"}']
