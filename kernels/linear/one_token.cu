@@ -19,6 +19,31 @@ __device__ __forceinline__ int32_t share(int32_t count, int index, int parts) {
   return int32_t(uint32_t(count) * uint32_t(index) / uint32_t(parts));
 }
 
+/// Output r of a block. All but read_before and write may happen before the dependency wait.
+struct Output {
+  int32_t n, r, first_warp, last_warp;
+  OutputConstants constants;
+  float before = 0;
+
+  __device__ __forceinline__ Output(const LinearTask& task, int32_t first_tile, int32_t units, int warps,
+                                    int32_t r)
+      : n(first_tile * kFragmentRows + r), r(r), constants(task.epilogue, n) {
+    // Warp w starts at floor(units · w / warps): these have the first and the last unit of the tile.
+    const int32_t tile = r / kFragmentRows;
+    first_warp = ((tile * task.units + 1) * warps - 1) / units;
+    last_warp = ((tile + 1) * task.units * warps - 1) / units;
+  }
+  __device__ __forceinline__ void read_before(const LinearTask& task) {
+    before = output_before(task.epilogue, 0, n);
+  }
+  __device__ __forceinline__ void write(const LinearTask& task, const float* sums, float scale) const {
+    if (n >= task.epilogue.out) return;
+    float total = 0;
+    for (int32_t warp = first_warp; warp <= last_warp; warp++) total += sums[r + warp * kFragmentRows];
+    write_output(task.epilogue, constants, 0, n, total * scale, before);
+  }
+};
+
 template <Format format, bool kBulk>
 __global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task, int stages) {
   grid_dependency_launch();
@@ -46,15 +71,14 @@ __global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task
 
   RowStage<2> row;
   row.prefetch(task.prologue);
-  const int32_t n = first_tile * kFragmentRows + int32_t(threadIdx.x);
-  const OutputConstants constants(task.epilogue, n);
+  Output output(task, first_tile, units, warps, int32_t(threadIdx.x));
 
   grid_dependency_wait();
   const int32_t rows = live_rows(task);
   const int64_t token = task.selected && rows == 0 ? 0 : token_of(task, 0);
   row.stage(task.prologue, token, kInputScale<format>, task.units * kUnitInputs, scratch,
             [&](int32_t k, const uint4& words) { *reinterpret_cast<uint4*>(x + k) = words; });
-  const float before = output_before(task.epilogue, 0, n);
+  output.read_before(task);
   __syncthreads();
 
   Token<format> inputs;
@@ -80,23 +104,13 @@ __global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task
   __syncthreads();
   if (rows == 0) return;
 
-  for (int32_t r = int32_t(threadIdx.x); r < (last_tile - first_tile) * kFragmentRows;
-       r += int32_t(blockDim.x)) {
-    const int32_t output = first_tile * kFragmentRows + r;
-    if (output >= task.epilogue.out) return;
-    const int32_t in_block = r / kFragmentRows;
-    // Warp w starts at floor(units · w / warps): these have the first and the last unit of the tile.
-    const int32_t from = ((in_block * task.units + 1) * warps - 1) / units;
-    const int32_t to = ((in_block + 1) * task.units * warps - 1) / units;
-    float sum = 0;
-    for (int32_t w = from; w <= to; w++) sum += sums[(in_block + w) * kFragmentRows + r % kFragmentRows];
-    sum *= kOneTokenScale<format>;
-    if (output == n) {
-      write_output(task.epilogue, constants, 0, output, sum, before);
-    } else {
-      write_output(task.epilogue, OutputConstants(task.epilogue, output), 0, output, sum,
-                   output_before(task.epilogue, 0, output));
+  const int32_t outputs = (last_tile - first_tile) * kFragmentRows;
+  for (int32_t r = int32_t(threadIdx.x); r < outputs; r += int32_t(blockDim.x)) {
+    if (r != int32_t(threadIdx.x)) {
+      output = Output(task, first_tile, units, warps, r);
+      output.read_before(task);
     }
+    output.write(task, sums, kOneTokenScale<format>);
   }
 }
 

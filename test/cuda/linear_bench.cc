@@ -1,0 +1,136 @@
+#include "test/cuda/linear_call.h"
+
+namespace nibblet::test {
+namespace {
+
+/// A linear over copies of its weight that the second-level cache cannot hold, one after another in a graph.
+class Bench {
+ public:
+  explicit Bench(const LinearShape& shape)
+      : shape_(shape),
+        weight_(shape.format, shape.out, shape.in, 512),
+        copies_(std::max(4, int(250e6 / double(weight_.matrix.size())))) {
+    for (int i = 1; i < copies_; i++) {
+      matrices_.push_back(std::make_unique<DeviceArray<uint8_t>>(weight_.matrix.size()));
+      check_cuda(cudaMemcpyAsync(matrices_.back()->data(), weight_.matrix.data(), weight_.matrix.size(),
+                                 cudaMemcpyDeviceToDevice, cuda_target().stream),
+                 "copy");
+    }
+  }
+
+  LinearArgs args(int32_t tokens) const {
+    LinearArgs args{};
+    args.x_type = shape_.x_type;
+    args.x_stride = shape_.in;
+    args.count = tokens;
+    args.epsilon = 1e-5f;
+    args.weight = weight_.view;
+    args.add = shape_.add;
+    args.y_type = shape_.y_type;
+    args.y_stride = shape_.out;
+    return args;
+  }
+  LinearPlan plan(int32_t tokens) const { return plan_linear_cuda(args(tokens), cuda_target()); }
+
+  double microseconds(int32_t tokens, const LinearPlan& plan) const {
+    LinearArgs args = this->args(tokens);
+    const DeviceArray<uint8_t> x(x_bytes(tokens), 0x3c), y(y_bytes(tokens), 0);
+    const DeviceArray<float> norm(std::vector<float>(size_t(shape_.in), 1.0f));
+    args.x = x.data();
+    args.norm = shape_.norm ? norm.data() : nullptr;
+    args.y = y.data();
+    Batch batch;
+    batch.add(0, 0, tokens);
+    const DeviceStep step(batch.step());
+    const DeviceArray<uint8_t> workspace(linear_cuda_scratch(args, cuda_target()).workspace);
+    return graph_microseconds(copies_, tokens > 64 ? 5 : 15, [&](int i) {
+      args.weight.data = i == 0 ? weight_.matrix.data() : matrices_[size_t(i) - 1]->data();
+      check_cuda(linear_cuda(args, step.data(), workspace.data(), plan, cuda_target()), "linear_cuda");
+    });
+  }
+
+  void report(int32_t tokens) const {
+    const double time = microseconds(tokens, plan(tokens));
+    const double rate =
+        double(weight_.matrix.size() + x_bytes(tokens) + y_bytes(tokens) * (shape_.add ? 2 : 1)) / time;
+    std::printf("    %-14s [%d, %d] %3d tokens: %7.2f us, %5.0f GB/s, %5.1f %%, %5.1f TFLOP/s\n", shape_.name,
+                shape_.out, shape_.in, tokens, time, rate / 1000, rate / 30.80,
+                2e-6 * tokens * shape_.out * shape_.in / time);
+    std::fflush(stdout);
+  }
+
+  /// The fastest plans of one token.
+  void report_plans() const {
+    std::vector<std::pair<double, OneTokenPlan>> results;
+    const int processors = cuda_target().multiprocessors, tiles = (shape_.out + 15) / 16;
+    for (const int blocks : {processors, 2 * processors, 3 * processors, tiles}) {
+      if (blocks > tiles || (blocks == tiles && tiles > 6 * processors)) continue;
+      for (const int warps : {4, 8, 16}) {
+        for (const int stages : {4, 6, 8, 12}) {
+          for (const bool bulk : {true, false}) {
+            LinearPlan plan = this->plan(1);
+            plan.one = {blocks, warps, stages, bulk};
+            if (bulk ? cuda_target().capability < 90 : stages != 6) continue;
+            if (shared_bytes(plan.one, shape_.format, shape_.out, shape_.in) > cuda_target().shared_bytes)
+              continue;
+            results.push_back({microseconds(1, plan), plan.one});
+          }
+        }
+      }
+    }
+    std::sort(results.begin(), results.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    for (size_t i = 0; i < results.size() && i < 8; i++) {
+      const auto& [time, plan] = results[i];
+      std::printf("      %7.2f us: %d blocks, %d warps, %d stages%s, %zu KB\n", time, plan.blocks, plan.warps,
+                  plan.stages, plan.bulk ? ", bulk" : "",
+                  shared_bytes(plan, shape_.format, shape_.out, shape_.in) >> 10);
+    }
+  }
+
+  /// The ways to share inputs among warps.
+  void report_splits(int32_t tokens) const {
+    for (const int splits : {1, 2, 4, 8}) {
+      LinearPlan plan = this->plan(tokens);
+      plan.tokens.splits = splits;
+      std::printf("      %7.2f us: %d tokens, %d splits\n", microseconds(tokens, plan), tokens, splits);
+    }
+  }
+
+ private:
+  size_t x_bytes(int32_t tokens) const {
+    return size_t(tokens) * size_t(shape_.in) * dtype_bytes(shape_.x_type);
+  }
+  size_t y_bytes(int32_t tokens) const {
+    return size_t(tokens) * size_t(shape_.out) * dtype_bytes(shape_.y_type);
+  }
+
+  LinearShape shape_;
+  DeviceLinearWeight weight_;
+  int copies_;
+  std::vector<std::unique_ptr<DeviceArray<uint8_t>>> matrices_;
+};
+
+}  // namespace
+
+TEST(cuda_bench_linear) {
+  if (!benchmarks_asked_for()) return;
+  for (const LinearShape& shape : kNanoLinears) {
+    const Bench bench(shape);
+    for (const int32_t tokens : {1, 2, 8, 16, 32, 64, 512}) {
+      if (tokens < 512 || shape.out < 100000) bench.report(tokens);
+    }
+  }
+}
+
+TEST(cuda_bench_linear_plans) {
+  if (!benchmarks_asked_for()) return;
+  for (const LinearShape& shape : kNanoLinears) {
+    const Bench bench(shape);
+    std::printf("    %s [%d, %d]\n", shape.name, shape.out, shape.in);
+    bench.report_plans();
+    for (const int32_t tokens : {8, 32, 64}) bench.report_splits(tokens);
+    std::fflush(stdout);
+  }
+}
+
+}  // namespace nibblet::test
