@@ -227,6 +227,7 @@ void Processor::deadlock() {
 /// The other threads of the block are forgotten where they wait.
 void Processor::abandon() {
   prepared_ = 0;
+  for (Warp& warp : warps_) warp.gatherings = {};
   for (Thread& thread : all_) {
     thread.waits_for = nullptr;
     thread.copies.clear();

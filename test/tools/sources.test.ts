@@ -11,7 +11,8 @@ const sections: Readonly<Record<string, [folder: string, belongs: (path: string)
   'cuda-kernels': ['kernels', (path) => path.endsWith('.cu')],
   'cuda-runtime': ['native/runtime', (path) => path.endsWith('.cc') && path.startsWith('native/runtime/cuda/')],
   addon: ['native/addon', (path) => path.endsWith('.cc')],
-  tests: ['test', (path) => path.endsWith('.cc') && !path.startsWith('test/emulator/')],
+  tests: ['test', (path) => path.endsWith('.cc') && !/^test\/(cuda|emulator)\//.test(path)],
+  'cuda-tests': ['test/cuda', (path) => path.endsWith('.cc')],
   emulator: ['test/emulator', (path) => path.endsWith('.cc')],
 }
 
