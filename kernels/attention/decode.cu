@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "kernels/attention/kept.cuh"
 #include "kernels/attention/launches.h"
 #include "kernels/attention/merge.cuh"
@@ -54,31 +56,34 @@ class CacheReader {
         end_(end),
         fresh_(fresh) {}
 
-  /// Goes to the tile that begins at `position`; by all lanes. Positions of a tile share a page.
-  __device__ __forceinline__ void seek(int32_t position) {
-    tile_ = position;
-    const int32_t page = position / kPageTokens;
-    if (page >= known_ + 32 || known_ < 0) {
-      known_ = page;
-      const int32_t mine = page + int32_t(threadIdx.x) % 32;
-      page_of_lane_ = mine * kPageTokens < end_ ? pages_[mine] : 0;
-    }
-    const int32_t number = __shfl_sync(~0u, page_of_lane_, page - known_);
-    base_ = cache_ + size_t(number) * 2 * part_bytes_ + head_bytes_;
-    old_ = position + TileShape<kCache>::kPositions <= min(fresh_from_, end_);
+  /// Asks for the numbers of the page that has `position` and of the 31 behind it; by all lanes.
+  __device__ __forceinline__ void find_pages(int32_t position) {
+    known_ = position / kPageTokens;
+    const int32_t mine = known_ + int32_t(threadIdx.x) % 32;
+    page_of_lane_ = mine * kPageTokens < end_ ? pages_[mine] : 0;
   }
 
-  __device__ __forceinline__ void load(Keys<kCache>& keys, int g, int t) const {
+  /// Goes to the tile that begins at `position`, behind what find_pages() was called with; by all lanes. Positions of a
+  /// tile share a page.
+  __device__ __forceinline__ void seek(int32_t position) {
+    tile_ = position;
+    if (position / kPageTokens >= known_ + 32) find_pages(position);
+    const int32_t number = __shfl_sync(~0u, page_of_lane_, position / kPageTokens - known_);
+    base_ = cache_ + size_t(number) * 2 * part_bytes_ + head_bytes_ + position % kPageTokens * kRowBytes;
+  }
+
+  /// fetch(position of the tile, byte of the row) for each piece of a lane's keys.
+  template <class Fetch>
+  static __device__ __forceinline__ void each(Keys<kCache>& keys, int g, int t, Fetch fetch) {
     using Shape = TileShape<kCache>;
 #pragma unroll
     for (int j = 0; j < Shape::kKeyTiles; ++j) {
 #pragma unroll
-      for (int c = 0; c < Shape::kKeyPieces; ++c) {
-        keys.piece[j][c] = piece(kKey, 8 * j + g, (4 * c + t) * 16);
-      }
+      for (int c = 0; c < Shape::kKeyPieces; ++c) keys.piece[j][c] = fetch(8 * j + g, (4 * c + t) * 16);
     }
   }
-  __device__ __forceinline__ void load(Values<kCache>& values, int g, int t) const {
+  template <class Fetch>
+  static __device__ __forceinline__ void each(Values<kCache>& values, int g, int t, Fetch fetch) {
     using Shape = TileShape<kCache>;
 #pragma unroll
     for (int h = 0; h < Shape::kValueSteps; ++h) {
@@ -87,26 +92,33 @@ class CacheReader {
 #pragma unroll
         for (int c = 0; c < Shape::kValuePieces; ++c) {
           values.piece[h][r][c] =
-              piece(kValue, 16 * h + 2 * t + r % 2 + r / 2 * 8, (Shape::kValuePieces * g + c) * 16);
+              fetch(16 * h + 2 * t + r % 2 + r / 2 * 8, (Shape::kValuePieces * g + c) * 16);
         }
       }
     }
   }
 
+  /// Keys or values of the tile; 0 beyond the end, where a page may hold anything.
+  template <class Pieces>
+  __device__ __forceinline__ void load(Pieces& pieces, int g, int t) const {
+    constexpr CachePart part = std::is_same_v<Pieces, Keys<kCache>> ? kKey : kValue;
+    const uint8_t* const from = base_ + size_t(part) * part_bytes_;
+    if (tile_ + TileShape<kCache>::kPositions <= min(fresh_from_, end_)) {
+      each(pieces, g, t, [&](int32_t position, int32_t byte) {
+        return load_once(from + uint32_t(position * kRowBytes + byte));
+      });
+    } else {
+      each(pieces, g, t, [&](int32_t offset, int32_t byte) -> uint4 {
+        const int32_t position = tile_ + offset;
+        if (position >= end_) return {0, 0, 0, 0};
+        if (position < fresh_from_) return load_once(from + uint32_t(offset * kRowBytes + byte));
+        return *reinterpret_cast<const uint4*>(&fresh_[position - fresh_first_][part][byte]);
+      });
+    }
+  }
+
  private:
   static constexpr int32_t kRowBytes = kHeadDim * (kCache == DType::e4m3 ? 1 : 2);
-
-  /// 16 bytes of the key or value at `offset` of the tile; 0 beyond the end, where a page may hold anything.
-  __device__ __forceinline__ uint4 piece(CachePart part, int32_t offset, int32_t byte) const {
-    const int32_t position = tile_ + offset;
-    const uint8_t* from =
-        base_ + size_t(part) * part_bytes_ + uint32_t(position % kPageTokens * kRowBytes + byte);
-    if (!old_) {
-      if (position >= end_) return {0, 0, 0, 0};
-      if (position >= fresh_from_) from = &fresh_[position - fresh_first_][part][byte];
-    }
-    return *reinterpret_cast<const uint4*>(from);
-  }
 
   const uint8_t* cache_;
   const int32_t* pages_;
@@ -117,9 +129,8 @@ class CacheReader {
   const FreshRow<kCache>* fresh_;
   const uint8_t* base_ = nullptr;
   int32_t tile_ = 0;
-  int32_t known_ = -1;  ///< page_of_lane_ is of this page and the lane's number behind it
+  int32_t known_ = 0;  ///< page_of_lane_ is of this page and the lane's number behind it
   int32_t page_of_lane_ = 0;
-  bool old_ = true;  ///< the whole tile is in the cache
 };
 
 template <DType kCache, bool kNan>
@@ -239,7 +250,8 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
   const int32_t share = (length + cut.splits - 1) / cut.splits;
   const int32_t chunk = (share + kChunk - 1) / kChunk * kChunk;
   const int32_t active = (length + chunk - 1) / chunk;
-  if (split >= active || !is_live(sequence, args.slots)) return;
+  if (split >= active) return;
+  const bool live = is_live(sequence, args.slots);
   const int32_t begin = split * chunk;
   const int32_t end = min(length, begin + chunk);
 
@@ -253,6 +265,10 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
 
   const int32_t fresh_from = cut.appended ? length : sequence.position;
   const int32_t fresh_first = max(fresh_from, begin);
+  CacheReader<kCache> reader(args, step.pages + int64_t(index) * step.pages_per_sequence, kv_head, fresh_from,
+                             fresh_first, end, shared.fresh);
+  reader.find_pages(begin + int32_t(threadIdx.x) / 32 * TileShape<kCache>::kPositions);
+  if (!live) return;
   if (fresh_first < end) {
     for (int32_t i = int32_t(threadIdx.x); i < (end - fresh_first) * 2 * kHeadDim; i += kAttendThreads) {
       const int32_t row = i / (2 * kHeadDim);
@@ -271,8 +287,6 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
   }
 
   Running running;
-  CacheReader<kCache> reader(args, step.pages + int64_t(index) * step.pages_per_sequence, kv_head, fresh_from,
-                             fresh_first, end, shared.fresh);
   attend_tiles<kCache>(q, reader, begin, end, args.scale * cache_scale(args, kKey), running);
   constexpr int32_t kPositions = TileShape<kCache>::kPositions;
   const int32_t used = min(kAttendWarps, (end - begin + kPositions - 1) / kPositions);

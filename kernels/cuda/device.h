@@ -214,4 +214,18 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* from, uint32
 #endif
 }
 
+/// 16 bytes that this block reads once and an earlier kernel may have written. `from` is 16-byte aligned.
+__device__ __forceinline__ uint4 load_once(const void* from) {
+#ifdef __CUDACC__
+  uint4 value;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(from)
+               : "memory");
+  return value;
+#else
+  return emulated::load16(from, 0);
+#endif
+}
+
 }  // namespace nibblet
