@@ -47,8 +47,9 @@ __device__ inline int32_t choose_token(const TokenItems& tokens, const Sampling&
     if (heavy < kept.count) kept = selection.find(false, heavy);
   }
   if (kept.mass > 0) total = double(kept.mass) / kMassUnits;
+  // A uniform number is at most 1 - 2^-24, so that what is kept always reaches the goal.
   const Cut drawn = selection.find(true, uint64_t(floor(double(uniform) * total * kMassUnits)) + 1);
-  return order.id(drawn.count > kept.count ? kept.token : drawn.token);
+  return order.id(drawn.token);
 }
 
 }  // namespace nibblet

@@ -39,10 +39,10 @@ struct SampleLayout {
 };
 
 inline SampleLayout sample_layout(int32_t vocabulary, int32_t capacity, int multiprocessors) {
-  // A turn of two tiles keeps two loads of each thread under way. A few blocks a multiprocessor hide their latencies;
-  // with more, rows would wait for one another.
+  // A turn of two tiles keeps two loads of each thread under way. No more blocks than the GPU holds at once: registers
+  // leave room for two a multiprocessor.
   const int32_t turns = (vocabulary + 2 * kTile - 1) / (2 * kTile);
-  const int32_t wanted = std::max(1, std::min(turns, 4 * multiprocessors / capacity));
+  const int32_t wanted = std::max(1, std::min(turns, 2 * multiprocessors / capacity));
   const int32_t part_turns = (turns + wanted - 1) / wanted;
   SampleLayout layout{};
   layout.part_tokens = part_turns * 2 * kTile;
