@@ -11,6 +11,12 @@ constexpr int kWarps = kThreads / 32;
 /// Tokens whose inputs are prepared together.
 constexpr int32_t kTile = 8;
 
+/// Rows of a warp where a step has one token: one sequence alone fills the machine only with half heads.
+constexpr int kRowsOfOne = 2;
+constexpr int kRowsOfMany = 4;
+static_assert(2 * kFastState + 2 * kRowsOfMany * kWarps < kThreads,
+              "a thread for each channel, gate and the step");
+
 struct MixShape {
   int32_t parts;       ///< blocks of a head
   int32_t block_rows;  ///< rows of the state of each but perhaps the last
@@ -46,6 +52,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const MambaArgs args = known<kRows>(given);
   const MambaShape shape(args);
   constexpr int kTaps = kRows > 0 ? kFastTaps : kMaxTaps;
+  constexpr bool kOne = kRows == kRowsOfOne;
   const int32_t thread = int32_t(threadIdx.x);
   const int32_t lane = thread % 32;
   const int32_t head = int32_t(blockIdx.x) / mix.parts;
@@ -67,14 +74,23 @@ __global__ void __launch_bounds__(kThreads, 2)
   // Weights: the only thing that may be read before the wait.
   for (int32_t i = thread; i < width; i += kThreads) norm[i] = args.norm[group * width + i];
   Convolution<kTaps> convolution;
+  [[maybe_unused]] const int32_t own_channel = channel_of(args, shape, group, first_row, thread);
   if constexpr (kRows > 0) {
-    if (thread < channels) convolution.load(args, channel_of(args, shape, group, first_row, thread));
+    if (thread < channels) convolution.load(args, own_channel);
   }
   const float d = args.d[head];
   grid_dependency_wait();
 
   const Step& step = *args.step;
   if (int32_t(blockIdx.y) >= step.sequence_count) return;
+  float input = 0;
+  if constexpr (kOne) {
+    // The only token is the first: its row is read while the sequence is.
+    const int32_t place = thread < channels          ? shape.inner + own_channel
+                          : thread < channels + rows ? first_row + thread - channels
+                                                     : shape.inner + shape.channels + head;
+    input = read_element(args.projected, args.type, size_t(place));
+  }
   const Sequence sequence = step.sequences[blockIdx.y];
   const bool live = is_live(sequence, args.slots);
   float* const state = args.ssm_state + (size_t(sequence.slot) * shape.inner + first_row) * args.state;
@@ -94,24 +110,34 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int32_t first = 0; first < sequence.count; first += mix.tile) {
     const int32_t count = min(mix.tile, sequence.count - first);
     if (first > 0) __syncthreads();
-    for (int32_t local = thread; local < channels + rows; local += kThreads) {
-      if (local < channels) {
-        const int32_t channel = channel_of(args, shape, group, first_row, local);
-        if constexpr (kRows == 0) convolution.load(args, channel);
-        convolution.run(args, shape, sequence, channel, first, count, u + local, pitch);
-      } else {
-        const int32_t row = local - channels;
+    if constexpr (kOne) {
+      if (thread < channels) {
+        u[thread] = convolution.one(args, shape, sequence, own_channel, input);
+      } else if (thread < channels + rows) {
+        gates[thread - channels] = silu(input);
+      } else if (thread == kThreads - 1) {
+        steps[0] = step_size(args, input, head);
+      }
+    } else {
+      for (int32_t local = thread; local < channels + rows; local += kThreads) {
+        if (local < channels) {
+          const int32_t channel = channel_of(args, shape, group, first_row, local);
+          if constexpr (kRows == 0) convolution.load(args, channel);
+          convolution.run(args, shape, sequence, channel, first, count, u + local, pitch);
+        } else {
+          const int32_t row = local - channels;
 #pragma unroll 1
-        for (int32_t t = 0; t < count; ++t) {
-          const size_t token = size_t(sequence.first + first + t);
-          gates[t * mix.block_rows + row] =
-              silu(read_element(args.projected, args.type, token * shape.row + first_row + row));
+          for (int32_t t = 0; t < count; ++t) {
+            const size_t token = size_t(sequence.first + first + t);
+            gates[t * mix.block_rows + row] =
+                silu(read_element(args.projected, args.type, token * shape.row + first_row + row));
+          }
         }
       }
+      // From the end: those threads have no channel.
+      const int32_t t = kThreads - 1 - thread;
+      if (t < count) steps[t] = step_size(args, shape, sequence.first + first + t, head);
     }
-    // From the end: those threads have no channel.
-    const int32_t t = kThreads - 1 - thread;
-    if (t < count) steps[t] = step_size(args, shape, sequence.first + first + t, head);
     __syncthreads();
 
     float* const out = gated + size_t(sequence.first + first) * shape.inner + first_row;
@@ -191,9 +217,8 @@ cudaError_t launch_mix(const MambaArgs& args, int32_t capacity, float* gated, ui
 cudaError_t mamba_cuda_mix(const MambaArgs& args, int32_t capacity, float* gated, uint32_t* arrived,
                            const CudaTarget& target) {
   if (!mamba_cuda_is_fast(args)) return launch_mix<0>(args, capacity, gated, arrived, target);
-  // One sequence alone fills the machine only with half heads.
-  if (capacity == 1) return launch_mix<2>(args, capacity, gated, arrived, target);
-  return launch_mix<4>(args, capacity, gated, arrived, target);
+  if (capacity == 1) return launch_mix<kRowsOfOne>(args, capacity, gated, arrived, target);
+  return launch_mix<kRowsOfMany>(args, capacity, gated, arrived, target);
 }
 
 }  // namespace nibblet

@@ -38,23 +38,34 @@ __device__ __forceinline__ float conv_input(const MambaArgs& args, const MambaSh
 
 /// The convolution of one channel. Taps that the kernel lacks have weight 0 and see inputs of 0.
 template <int kTaps>
-struct Convolution {
-  float weights[kTaps] = {};
-  float bias = 0;
-
+class Convolution {
+ public:
   __device__ __forceinline__ void load(const MambaArgs& args, int32_t channel) {
-    bias = args.conv_bias == nullptr ? 0 : args.conv_bias[channel];
+    bias_ = args.conv_bias == nullptr ? 0 : args.conv_bias[channel];
     const float* from = args.conv_weight + size_t(channel) * args.kernel;
     if constexpr (kTaps == kFastTaps) {
       const float4 four = *reinterpret_cast<const float4*>(from);
-      weights[0] = four.x, weights[1] = four.y, weights[2] = four.z, weights[3] = four.w;
+      weights_[0] = four.x, weights_[1] = four.y, weights_[2] = four.z, weights_[3] = four.w;
     } else {
 #pragma unroll
       for (int tap = 0; tap < kTaps; ++tap) {
         const int own = tap - (kTaps - args.kernel);
-        weights[tap] = own >= 0 ? from[own] : 0;
+        weights_[tap] = own >= 0 ? from[own] : 0;
       }
     }
+  }
+
+  /// u of the only token of a step, whose input is `input`.
+  __device__ __forceinline__ float one(const MambaArgs& args, const MambaShape& shape,
+                                       const Sequence& sequence, int32_t channel, float input) const {
+    float window[kTaps];
+#pragma unroll
+    for (int i = 0; i < kTaps - 1; ++i) {
+      const int back = kTaps - 1 - i;
+      window[i] = back < args.kernel ? conv_input(args, shape, sequence, channel, -back) : 0;
+    }
+    window[kTaps - 1] = input;
+    return silu(sum_of(window));
   }
 
   /// u of `count` tokens from `first` on (a time), to to[0], to[stride], …
@@ -70,13 +81,21 @@ struct Convolution {
 #pragma unroll 1
     for (int32_t t = 0; t < count; ++t) {
       window[kTaps - 1] = conv_input(args, shape, sequence, channel, first + t);
-      float sum = bias;
-#pragma unroll
-      for (int tap = 0; tap < kTaps; ++tap) sum = fmaf(weights[tap], window[tap], sum);
-      to[size_t(t) * stride] = silu(sum);
+      to[size_t(t) * stride] = silu(sum_of(window));
 #pragma unroll
       for (int i = 0; i < kTaps - 1; ++i) window[i] = window[i + 1];
     }
+  }
+
+ private:
+  float weights_[kTaps] = {};
+  float bias_ = 0;
+
+  __device__ __forceinline__ float sum_of(const float (&window)[kTaps]) const {
+    float sum = bias_;
+#pragma unroll
+    for (int tap = 0; tap < kTaps; ++tap) sum = fmaf(weights_[tap], window[tap], sum);
+    return sum;
   }
 };
 
@@ -100,12 +119,14 @@ __device__ __forceinline__ void store_history(const MambaArgs& args, const Mamba
   }
 }
 
-/// x: dt of a token and head; y: what the state decays by.
-__device__ __forceinline__ float2 step_size(const MambaArgs& args, const MambaShape& shape, int32_t token,
-                                            int32_t head) {
-  const float raw = read_element(args.projected, args.type, shape.dt_row(token) + head);
+/// x: dt of a head whose input of the step is `raw`; y: what the state decays by.
+__device__ __forceinline__ float2 step_size(const MambaArgs& args, float raw, int32_t head) {
   const float dt = softplus(raw + args.dt_bias[head]);
   return {dt, std::exp(-std::exp(args.a_log[head]) * dt)};
+}
+__device__ __forceinline__ float2 step_size(const MambaArgs& args, const MambaShape& shape, int32_t token,
+                                            int32_t head) {
+  return step_size(args, read_element(args.projected, args.type, shape.dt_row(token) + head), head);
 }
 
 /// Sums kRows values of each lane over the warp. @return the sum of value lane / (32 / kRows), added in the order of a
