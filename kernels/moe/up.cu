@@ -45,10 +45,12 @@ struct Pass {
   __device__ int32_t slot(int32_t tile) const { return (number(tile) - shared_tiles) / routed_tiles; }
   __device__ int32_t place(int32_t tile) const { return (number(tile) - shared_tiles) % routed_tiles; }
 
-  /// @param chosen  read for routed tiles alone
+  /// Where the weights of a tile start. @param chosen  null: not known yet, which leaves routed tiles null
   __device__ const uint8_t* weights(int32_t tile, const int32_t* chosen) const {
+    if (tile >= tiles) return nullptr;
     const size_t bytes = size_t(units) * fragment_unit_bytes(nvfp4);
     if (is_shared(tile)) return plan.args.shared_up.data + size_t(number(tile)) * bytes;
+    if (chosen == nullptr) return nullptr;
     const WeightView& up = plan.args.up;
     return up.data + size_t(chosen[slot(tile)]) * up.matrix_bytes + size_t(place(tile)) * bytes;
   }
@@ -156,9 +158,13 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
 
   Pass pass(plan, 0);
   const int32_t units = pass.units;
+  // Lane i keeps where tile i starts.
+  static_assert(kPassTiles <= 32);
+  uint64_t start = reinterpret_cast<uint64_t>(pass.weights(lane, nullptr));
   const auto copy = [&](const Walk& walk, int32_t slot) {
-    copy_unit<nvfp4>(ring + size_t(slot) * fragment_unit_bytes(nvfp4),
-                     pass.weights(walk.tile, choice.chosen) + size_t(walk.unit) * fragment_unit_bytes(nvfp4),
+    const uint64_t from = __shfl_sync(kWholeWarp, start, walk.tile);
+    copy_unit<nvfp4>(ring + slot * int32_t(fragment_unit_bytes(nvfp4)),
+                     reinterpret_cast<const uint8_t*>(from) + walk.unit * int32_t(fragment_unit_bytes(nvfp4)),
                      lane, policy);
   };
   Walk ahead(warp, units);
@@ -185,6 +191,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
   }
   const bool live = plan.step->tokens > 0;
   moe_choose(args, plan.scores, choice);
+  start = reinterpret_cast<uint64_t>(pass.weights(lane, choice.chosen));
   for (; filled < kDepth; ++filled) {
     if (ahead.tile < pass.tiles) copy(ahead, filled);
     copy_async_commit();
@@ -256,6 +263,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
     copy_async_wait<0>();
     pass.first += kPassTiles;
     pass.tiles = min(pass.of_block() - pass.first, kPassTiles);
+    start = reinterpret_cast<uint64_t>(pass.weights(lane, choice.chosen));
     ahead = Walk(warp, units);
     for (int i = 0; i < kDepth; ++i) {
       if (ahead.tile < pass.tiles) copy(ahead, i);
