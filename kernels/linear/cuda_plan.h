@@ -15,12 +15,15 @@ struct OneTokenPlan {
 };
 size_t shared_bytes(const OneTokenPlan& plan, Format format, int32_t out, int32_t in);
 
-/// For any number of rows, Layout::fragments, from x̂ that a kernel of its own prepares.
+/// For any number of rows, Layout::fragments.
 struct TokensPlan {
+  bool direct;      ///< x is x̂ already (can_be_direct), otherwise a kernel of its own prepares x̂
   int token_tiles;  ///< of eight tokens, in a block: 1, 2, 4 or 8
   int splits;       ///< warps that share the inputs of a pair of row tiles: 1, 2, 4 or 8
 };
 size_t shared_bytes(const TokensPlan& plan, Format format);
+/// Consecutive bf16 rows without a norm, of whole units, and on 16-byte boundaries.
+bool can_be_direct(const LinearArgs& args);
 
 /// One of them, or neither for f32 weights.
 struct LinearPlan {

@@ -233,10 +233,12 @@ struct TokenTile {
   uint4 pieces[kTokenPieces<format>];
 
   /// @param unit  the unit's staged inputs of the tile, in shared or global memory
-  __device__ __forceinline__ void read(const uint8_t* unit, int lane) {
+  __device__ __forceinline__ void read(const uint8_t* unit, int lane) { read_pieces(unit + lane * 16, 512); }
+  /// @param piece  the lane's first; the others follow `stride` bytes apart
+  __device__ __forceinline__ void read_pieces(const uint8_t* piece, int stride) {
 #pragma unroll
     for (int p = 0; p < kTokenPieces<format>; p++)
-      pieces[p] = reinterpret_cast<const uint4*>(unit)[p * 32 + lane];
+      pieces[p] = *reinterpret_cast<const uint4*>(piece + p * stride);
   }
   __device__ __forceinline__ uint32_t b0(int i) const { return word_of(pieces[i / 2], i % 2 * 2); }
   __device__ __forceinline__ uint32_t b1(int i) const { return word_of(pieces[i / 2], i % 2 * 2 + 1); }

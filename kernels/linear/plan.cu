@@ -50,12 +50,14 @@ OneTokenPlan plan_one_token(Format format, int32_t out, int32_t in, const CudaTa
 
 /// x̂ comes from the second-level cache, once a block: with many tokens a block takes more rows and fewer warps share the
 /// inputs, or that traffic would outgrow the weights' (64 tokens of 2688 inputs are 344 KB). Few rows: more warps share
-/// the inputs, so that blocks suffice for all multiprocessors.
-TokensPlan plan_tokens(int32_t count, int32_t out, const CudaTarget& target) {
+/// the inputs, so that blocks suffice for all multiprocessors. Rows that are x̂ already are read where they are while that
+/// saves more (a launch) than it costs (half of each sector that a lane's 16 bytes lie in, until its next piece).
+TokensPlan plan_tokens(const LinearArgs& args, const CudaTarget& target) {
   TokensPlan plan{};
-  plan.token_tiles = token_tiles_of_block(count);
+  plan.token_tiles = token_tiles_of_block(args.count);
+  plan.direct = plan.token_tiles <= 2 && can_be_direct(args);
   plan.splits = plan.token_tiles >= 8 ? 2 : plan.token_tiles >= 4 ? 4 : 8;
-  const int32_t pairs = (row_tiles(out) + kTokensRowTiles - 1) / kTokensRowTiles;
+  const int32_t pairs = (row_tiles(args.weight.out) + kTokensRowTiles - 1) / kTokensRowTiles;
   while (plan.splits < kTokensWarps && pairs * plan.splits < kTokensWarps * target.multiprocessors)
     plan.splits *= 2;
   return plan;
@@ -63,13 +65,19 @@ TokensPlan plan_tokens(int32_t count, int32_t out, const CudaTarget& target) {
 
 }  // namespace
 
+bool can_be_direct(const LinearArgs& args) {
+  return args.x_type == DType::bf16 && args.norm == nullptr && args.rows == nullptr &&
+         args.weight.in % fragment_inputs(args.weight.format) == 0 && args.x_stride % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(args.x) % 16 == 0;
+}
+
 LinearPlan plan_linear_cuda(const LinearArgs& args, const CudaTarget& target) {
   const WeightView& weight = args.weight;
   LinearPlan plan{};
   if (weight.format == Format::f32) return plan;
   plan.one_token = args.count == 1;
   if (plan.one_token) plan.one = plan_one_token(weight.format, weight.out, weight.in, target);
-  plan.tokens = plan_tokens(args.count, weight.out, target);
+  plan.tokens = plan_tokens(args, target);
   return plan;
 }
 
@@ -92,8 +100,10 @@ cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspac
   if (args.weight.layout != layout || args.exact || args.quantize_input) return cudaErrorInvalidValue;
   const LinearTask task = task_of(args, step, workspace);
   if (plan.one_token) return linear_one_token_cuda(task, format, plan.one, target);
-  const cudaError_t error = linear_prepare_cuda(task, format, target);
-  if (error != cudaSuccess) return error;
+  if (format == Format::f32 || !plan.tokens.direct) {
+    const cudaError_t error = linear_prepare_cuda(task, format, target);
+    if (error != cudaSuccess) return error;
+  }
   if (format == Format::f32) return linear_rows_cuda(task, target);
   return linear_tokens_cuda(task, format, plan.tokens, target);
 }

@@ -5,7 +5,7 @@
 ///
 /// A warp has two row tiles and a stretch of their units, which it multiplies with all tokens of the block; `splits` warps
 /// share the units of two tiles, and their sums meet in shared memory in the order of the warps. Units wait in a ring of
-/// each warp; x̂ comes from the caches, where the other warps' reads put it.
+/// each warp; x̂ comes from the caches, where the other warps' reads put it: prepared, or bf16 rows as they are.
 namespace nibblet {
 namespace {
 
@@ -15,22 +15,54 @@ using namespace fragments;
 constexpr int kTokenFloats = 20;
 constexpr int kTileFloats = 8 * kTokenFloats;
 
+/// Where a lane finds its inputs of each tile of tokens.
+template <Format format, int kTokenTiles>
+struct Inputs {
+  const uint8_t* x;
+  uint32_t tile[kTokenTiles];
+  int unit_bytes, piece_bytes;
+
+  __device__ __forceinline__ Inputs(const LinearTask& task, int32_t first_row, int32_t rows, bool direct,
+                                    int lane) {
+    constexpr int kInputs = fragment_inputs(format);
+    if (direct) {
+      const int64_t stride = task.prologue.x_stride * 2;
+      x = static_cast<const uint8_t*>(task.prologue.x) + first_row * stride;
+      unit_bytes = kInputs * 2;
+      piece_bytes = 16;
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; i++) {
+        // Beyond the last row a lane reads that one again.
+        const int32_t row = i * 8 + lane / 4;
+        tile[i] = uint32_t((row < rows ? row : rows - 1) * stride) + lane % 4 * (kInputs / 2);
+      }
+    } else {
+      const size_t bytes = token_tile_bytes(format, task.prologue.in);
+      x = task.prepared + size_t(first_row / 8) * bytes;
+      unit_bytes = kInputs * 16;
+      piece_bytes = 512;
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; i++) tile[i] = uint32_t(i * bytes) + lane * 16;
+    }
+  }
+};
+
 template <Format format, int kTokenTiles>
 struct Accumulators {
   float c[kTokensRowTiles][kTokenTiles][4] = {};
 
-  /// @param x  the unit's place in the first tile of tokens
-  __device__ __forceinline__ void add(const Unit<format> (&units)[kTokensRowTiles], const uint8_t* x,
-                                      size_t tile_bytes, int lane) {
+  __device__ __forceinline__ void add(const Unit<format> (&units)[kTokensRowTiles],
+                                      const Inputs<format, kTokenTiles>& inputs, int32_t unit) {
+    const uint8_t* x = inputs.x + size_t(unit) * size_t(inputs.unit_bytes);
     TokenTile<format> tokens[kTokenTiles];
 #pragma unroll
-    for (int tile = 0; tile < kTokenTiles; tile++) tokens[tile].read(x + size_t(tile) * tile_bytes, lane);
+    for (int i = 0; i < kTokenTiles; i++) tokens[i].read_pieces(x + inputs.tile[i], inputs.piece_bytes);
 #pragma unroll
     for (int r = 0; r < kTokensRowTiles; r++) {
-      for_each_mma(units[r], [&](int i, const uint32_t (&a)[4]) {
+      for_each_mma(units[r], [&](int mma, const uint32_t (&a)[4]) {
 #pragma unroll
-        for (int tile = 0; tile < kTokenTiles; tile++) {
-          mma_bf16(c[r][tile], a[0], a[1], a[2], a[3], tokens[tile].b0(i), tokens[tile].b1(i));
+        for (int i = 0; i < kTokenTiles; i++) {
+          mma_bf16(c[r][i], a[0], a[1], a[2], a[3], tokens[i].b0(mma), tokens[i].b1(mma));
         }
       });
     }
@@ -38,7 +70,8 @@ struct Accumulators {
 };
 
 template <Format format, int kTokenTiles>
-__global__ void __launch_bounds__(kTokensWarps * 32) linear_tokens(const LinearTask task, int splits) {
+__global__ void __launch_bounds__(kTokensWarps * 32)
+    linear_tokens(const LinearTask task, int splits, bool direct) {
   grid_dependency_launch();
   constexpr int32_t kUnitBytes = int32_t(fragment_unit_bytes(format));
   constexpr int32_t kStageBytes = kTokensRowTiles * kUnitBytes;
@@ -73,8 +106,7 @@ __global__ void __launch_bounds__(kTokensWarps * 32) linear_tokens(const LinearT
   grid_dependency_wait();
   const int32_t first_row = int32_t(blockIdx.y) * kTokenTiles * 8;
   const int32_t rows = live_rows(task) - first_row;
-  const size_t tile_bytes = token_tile_bytes(format, task.prologue.in);
-  const uint8_t* x = task.prepared + size_t(first_row / 8) * tile_bytes;
+  const Inputs<format, kTokenTiles> inputs(task, first_row, rows, direct, lane);
 
   Accumulators<format, kTokenTiles> sums;
   int stage = 0;
@@ -91,7 +123,7 @@ __global__ void __launch_bounds__(kTokensWarps * 32) linear_tokens(const LinearT
     __syncwarp();
     fetch(unit + kTokensStages, stage);
     if (++stage == kTokensStages) stage = 0;
-    sums.add(units, x + size_t(unit) * size_t(fragment_inputs(format)) * 16, tile_bytes, lane);
+    sums.add(units, inputs, unit);
   }
   copy_async_wait<0>();
   __syncthreads();
@@ -143,7 +175,7 @@ cudaError_t launch_tiles(const LinearTask& task, const TokensPlan& plan, const C
   const LaunchShape shape = {dim3(unsigned((pairs + pairs_in_block - 1) / pairs_in_block),
                                   unsigned((task.capacity + tokens - 1) / tokens)),
                              dim3(kTokensWarps * 32), bytes};
-  return launch(target, shape, linear_tokens<format, kTokenTiles>, task, plan.splits);
+  return launch(target, shape, linear_tokens<format, kTokenTiles>, task, plan.splits, plan.direct);
 }
 
 template <Format format>

@@ -5,7 +5,8 @@
 #include "kernels/pack/layout.h"
 
 /// Checkpoint tensors to packed weights on the device. Threads own destination words; words that another part shares are
-/// read, merged and written back, which is safe because launches of one stream run one after another.
+/// read, merged and written back, which is safe because launches of one stream run one after another. None lets the next
+/// kernel start early: those that multiply read weights before they wait for anything.
 namespace nibblet {
 namespace {
 
@@ -82,7 +83,6 @@ __device__ __forceinline__ uint4 fragment_words(const uint32_t* upper, const uin
 /// A warp packs one unit.
 template <Format format>
 __global__ void __launch_bounds__(kThreads) pack_fragments(const Part part, int32_t units, int64_t count) {
-  grid_dependency_launch();
   grid_dependency_wait();
   const int lane = int(threadIdx.x % 32), g = lane / 4, t = lane % 4;
   constexpr int32_t kInputs = fragment_inputs(format);
@@ -155,7 +155,6 @@ __device__ __forceinline__ void transpose_nibbles(uint32_t (&words)[8]) {
 /// A thread packs a lane of eight columns: the same eight inputs of rows r, r + 16 and so on of 128. Sixteen threads of
 /// neighbouring rows write 64 bytes together; sixteen pairs of them, in one block, read what 128 rows have of 256 inputs.
 __global__ void __launch_bounds__(kThreads) pack_columns(const Part part, int32_t groups, int64_t count) {
-  grid_dependency_launch();
   grid_dependency_wait();
   const int64_t stride = part.in / 2;
   const int32_t blocks = part.in / kBlockInputs;

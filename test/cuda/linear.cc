@@ -87,6 +87,20 @@ TEST(cuda_linear_every_plan) {
       plan.tokens.splits = splits;
       many.check(many.run(plan), 5);
     }
+    // Rows that need no preparation, in or beside their own memory.
+    for (const auto& [capacity, tokens] : {std::pair(2, 2), std::pair(16, 13), std::pair(70, 67)}) {
+      LinearCase bf16 = {format, 70, 384, capacity, tokens};
+      bf16.x_type = DType::bf16;
+      const DeviceLinearWeight other(bf16.format, bf16.out, bf16.in, bf16.distinct);
+      DeviceLinear direct(bf16, other);
+      LinearPlan plan = direct.plan();
+      CHECK_EQ(plan.tokens.direct, capacity <= 16);
+      plan.tokens.direct = true;
+      const Elements y = direct.run(plan);
+      direct.check(y, 5);
+      plan.tokens.direct = false;
+      CHECK(direct.run(plan) == y);
+    }
   }
 }
 

@@ -87,12 +87,17 @@ class Bench {
     }
   }
 
-  /// The ways to share inputs among warps.
+  /// The ways to share inputs among warps, with and without the kernel that prepares them.
   void report_splits(int32_t tokens) const {
-    for (const int splits : {1, 2, 4, 8}) {
-      LinearPlan plan = this->plan(tokens);
-      plan.tokens.splits = splits;
-      std::printf("      %7.2f us: %d tokens, %d splits\n", microseconds(tokens, plan), tokens, splits);
+    for (const bool direct : {false, true}) {
+      if (direct && (shape_.norm || shape_.x_type != DType::bf16)) continue;
+      for (const int splits : {1, 2, 4, 8}) {
+        LinearPlan plan = this->plan(tokens);
+        plan.tokens.splits = splits;
+        plan.tokens.direct = direct;
+        std::printf("      %7.2f us: %d tokens, %d splits%s\n", microseconds(tokens, plan), tokens, splits,
+                    direct ? ", direct" : "");
+      }
     }
   }
 
