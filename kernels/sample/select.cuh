@@ -135,18 +135,19 @@ struct RelativeWeight {
 template <class Items, class Weight>
 class Selection {
  public:
-  /// Among the items with numbers in [low, high]; the one with `high`, or any, must exist.
+  /// Among the items with numbers in [low, high]; there must be one.
   /// @param least  weight that heavy() counts from
   __device__ Selection(const Items& items, const Weight& weight, uint64_t low, uint64_t high, float least)
       : items_(items), weight_(weight), low_(low), high_(high), least_(least) {}
 
-  /// How many items weigh at least `least`, the one with number `high` in any case.
+  /// How many items weigh at least `least`.
   __device__ uint32_t heavy() {
     require_whole();
     return select_shared().heavy;
   }
 
-  /// The smallest set of best items with a mass (or, not by mass, a count) of at least `goal`; all when none has.
+  /// The smallest set of best items with a mass (or, not by mass, a count) of at least `goal`, with one item at
+  /// least; all when none has.
   __device__ __noinline__ Cut find(bool by_mass, uint64_t goal) {
     require_whole();
     uint64_t low = low_, high = high_, mass_before = 0;
@@ -210,7 +211,7 @@ class Selection {
       const uint64_t mass = mass_of(weight);
       const int bin = int((high - number) >> shift_);
       atomicAdd(&shared.count[bin], 1u);
-      if (weight >= least_ || number == high_) atomicAdd(&shared.heavy, 1u);
+      if (weight >= least_) atomicAdd(&shared.heavy, 1u);
       if (mass == 0) return;
       const uint32_t part = uint32_t(mass);
       // The old value tells every wrap of the lower half, so that the two together add as 64 bits do.

@@ -34,7 +34,8 @@ void check_embed(DType type, int32_t hidden, int32_t capacity, size_t offset = 0
   std::memcpy(bytes.data() + offset * size, type == DType::f32 ? (const void*)table.data() : narrow.data(),
               table.size() * size);
   const DeviceArray<uint8_t> device_table(bytes);
-  std::vector<Slot> slots(4, Slot{-1, 0, 0, 0, 0, {}});
+  // What an idle slot holds would be far outside the table.
+  std::vector<Slot> slots(4, Slot{1 << 30, 0, 0, 0, 0, {}});
   slots[3] = {4, 1, 0, 0, 0, {}};
   slots[1] = {8, 1, 0, 0, 0, {}};
   const DeviceArray<Slot> device_slots(slots);
