@@ -59,6 +59,8 @@ export function describeReport(report: CpuReport): string {
       'JavaScript',
       'zeros',
       'peak GB',
+      'threads',
+      'event loop late, ms',
     ],
     [
       ...models.map((model) => [
@@ -71,6 +73,8 @@ export function describeReport(report: CpuReport): string {
         percent(model.decode.jsShare),
         model.experts ? percent(model.experts.decode.zeros) : '',
         model.peakResidentBytes === null ? '' : short(model.peakResidentBytes / 1e9),
+        model.processThreads === null ? String(model.threads) : `${model.threads} of ${model.processThreads}`,
+        `p99 ${model.eventLoopDelay.p99.toFixed(1)}, max ${model.eventLoopDelay.max.toFixed(1)}`,
       ]),
       ...(peer
         ? [
@@ -79,7 +83,7 @@ export function describeReport(report: CpuReport): string {
               '',
               `${short(peer.prefill.tokensPerSecond)} over ${peer.prefill.tokens}`,
               short(peer.decode.tokensPerSecond),
-              ...Array<string>(5).fill(''),
+              ...Array<string>(7).fill(''),
             ],
           ]
         : []),

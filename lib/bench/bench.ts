@@ -1,4 +1,3 @@
-import { readFile, writeFile } from 'node:fs/promises'
 import { loadavg } from 'node:os'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import { Device, type DeviceName } from '../core/device.js'
@@ -7,6 +6,7 @@ import { RequestError } from '../errors.js'
 import { loadParts } from '../load-model.js'
 import type { LoadOptions } from '../load-options.js'
 import type { ModelParts } from '../model.js'
+import { forgetPeak, peakResident, processThreads, watchEventLoop } from './process.js'
 import { measureRoofline, type Roofline } from './roofline.js'
 import { denseBytes, sequenceBytes } from './step-bytes.js'
 import { countExperts, type MoeReport, runWorkload, type Timing, type Workload } from './workload.js'
@@ -66,6 +66,10 @@ export interface BenchResult {
   memoryBytes: number
   /** Most resident memory of the process from the load on, mapped files included; null where the system does not tell. */
   peakResidentBytes: number | null
+  /** Threads of the process while it decoded, Node's own included; null where the system does not tell. */
+  processThreads: number | null
+  /** Milliseconds that a timer came late while prompts and replies were computed. */
+  eventLoopDelay: { p50: number; p99: number; max: number }
   /** Counted in a short run of its own: a prompt, then some decode steps. */
   experts?: { prefill: MoeReport; decode: MoeReport }
 }
@@ -107,7 +111,7 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
   try {
     const { vocabularySize } = parts.info
     const workload: Workload = { batch, prompt, generate, vocabularySize, signal }
-    const { decode, prefill, prefillTokens, runs } = await measure(parts, workload)
+    const { decode, prefill, prefillTokens, runs, eventLoopDelay, processThreads } = await measure(parts, workload)
     const memory = parts.runner.memory
     const graphKernels = parts.runner.graph(batch).kernels
     const counted = await countExperts(parts.runner, { ...workload, generate: Math.min(generate, countedSteps + 1) })
@@ -145,6 +149,8 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
       loadAverage: { before: loadBefore, after: loadavg()[0] ?? 0 },
       memoryBytes,
       peakResidentBytes,
+      processThreads,
+      eventLoopDelay,
       ...(counted && { experts: { prefill: counted.prefill, decode: counted.decode } }),
     }
   } finally {
@@ -177,7 +183,14 @@ function check(sizes: { prompt: number; generate: number; batch: number; context
 async function measure(
   { runner }: ModelParts,
   workload: Workload,
-): Promise<{ decode: Timing; prefill: Timing; prefillTokens: number; runs: number }> {
+): Promise<{
+  decode: Timing
+  prefill: Timing
+  prefillTokens: number
+  runs: number
+  eventLoopDelay: BenchResult['eventLoopDelay']
+  processThreads: number | null
+}> {
   const { prompt, batch } = workload
   const engine = new BatchEngine(runner, runner.allocator)
   await runWorkload(engine, { ...workload, batch: 1, prompt: Math.min(prompt, 8), generate: 2 })
@@ -185,6 +198,7 @@ async function measure(
   let prefill: Timing | undefined
   let runs = 0
   const start = performance.now()
+  const watched = watchEventLoop()
   do {
     // With several requests, the first ones decode while the last ones still prefill: prefill is measured on one alone.
     const alone = batch > 1 ? await runWorkload(engine, { ...workload, batch: 1, generate: 1 }) : undefined
@@ -195,7 +209,8 @@ async function measure(
     if (decode === undefined || rate(timing) > rate(decode)) decode = timing
     runs += 1
   } while (runs < mostRuns && performance.now() - start < repeatSeconds * 1e3)
-  return { decode, prefill, prefillTokens: prompt, runs }
+  const eventLoopDelay = watched()
+  return { decode, prefill, prefillTokens: prompt, runs, eventLoopDelay, processThreads: await processThreads() }
 }
 
 /** Bytes that a decode step touches, divided by its tokens; attention at the middle of what is decoded. */
@@ -211,15 +226,4 @@ async function release({ runner, weights, text }: ModelParts): Promise<void> {
   runner.dispose()
   weights.dispose()
   await text?.tokenizer.dispose()
-}
-
-/** Makes the kernel's mark of the most resident memory start from now; where it cannot, it stays what it was. */
-async function forgetPeak(): Promise<void> {
-  await writeFile('/proc/self/clear_refs', '5').catch(() => undefined)
-}
-
-async function peakResident(): Promise<number | null> {
-  const status = await readFile('/proc/self/status', 'utf8').catch(() => '')
-  const kibibytes = /^VmHWM:\s*(\d+) kB/m.exec(status)?.[1]
-  return kibibytes === undefined ? null : Number(kibibytes) * 1024
 }

@@ -51,7 +51,8 @@ async function run(args: Arguments, context: Context): Promise<undefined> {
 }
 
 function describe(result: BenchResult): string {
-  const { decode, prefill, experts, loadAverage } = result
+  const { decode, prefill, experts, loadAverage, eventLoopDelay: delay } = result
+  const late = (milliseconds: number) => `${milliseconds.toFixed(1)} ms`
   const row = (name: string, value: string) => `${name.padEnd(16)}${value}\n`
   const gigabytes = (bytes: number) =>
     bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
@@ -78,5 +79,7 @@ function describe(result: BenchResult): string {
     ...(experts ? [row('  experts', moe(experts.decode)), row('experts', `${moe(experts.prefill)} of a prompt`)] : []),
     row('memory', `${gigabytes(result.memoryBytes)} on the device`),
     ...(result.peakResidentBytes === null ? [] : [row('  peak', `${gigabytes(result.peakResidentBytes)} resident`)]),
+    ...(result.processThreads === null ? [] : [row('threads', `${result.processThreads} in the process`)]),
+    row('event loop', `late by ${late(delay.p50)}, ${late(delay.p99)} in the worst 1 %, ${late(delay.max)} at most`),
   ].join('')
 }

@@ -24,6 +24,8 @@ const result: BenchResult = {
   loadAverage: { before: 0.1, after: 2 },
   memoryBytes: 3e9,
   peakResidentBytes: 4e9,
+  processThreads: 14,
+  eventLoopDelay: { p50: 0.1, p99: 1.25, max: 7 },
   experts: { prefill: report, decode: report },
 }
 
@@ -61,6 +63,9 @@ describe('nibblet bench', () => {
     expect(out).toContain('2.00 GB, 50.0 % of the roofline')
     expect(out).toContain('load average 0.1 before, 2.0 after')
     expect(out).toContain('64.25 tokens/s over 32')
+    expect(out).toMatch(/peak +4\.00 GB resident\n/)
+    expect(out).toMatch(/threads +14 in the process\n/)
+    expect(out).toMatch(/event loop +late by 0\.1 ms, 1\.3 ms in the worst 1 %, 7\.0 ms at most\n/)
     expect(out).toContain('90.7 % zeros, 5 to 8 of 16 experts a layer (mean 6.5) in 9 tokens')
   })
 
@@ -96,6 +101,11 @@ describe('bench()', () => {
     expect(decode.jsShare).toBeGreaterThan(0)
     expect(decode.jsShare).toBeLessThan(1)
     expect(alone.memoryBytes).toBeGreaterThan(4e6)
+    // Node's own, the engine's and the pool's.
+    expect(alone.processThreads ?? Number.POSITIVE_INFINITY).toBeGreaterThan(3)
+    const { p50, p99, max } = alone.eventLoopDelay
+    expect([p50, p99, max].toSorted((a, b) => a - b)).toEqual([p50, p99, max])
+    expect(p50).toBeGreaterThanOrEqual(0)
     expect(alone.experts?.decode).toMatchObject({ tokens: 5 })
     // 24 tokens choose 4 of 16 experts: routing that collapsed would touch few of them.
     expect(alone.experts?.prefill.expertsTouched.min).toBeGreaterThan(11)
