@@ -5,8 +5,8 @@
 namespace nibblet {
 namespace {
 
-using emulated::configuration;
 using test::fault_of;
+using test::Machine;
 using test::run_block;
 using test::test_target;
 
@@ -114,20 +114,23 @@ __global__ void lacks_barrier(int* out) {
 TEST(emulator_the_reverse_order_shows_a_missing_barrier) {
   int out[2];
   const LaunchShape shape{dim3(1), dim3(2), sizeof(int)};
+  {
+    const Machine machine({.reverse = false});
+    CHECK_EQ(launch(test_target, shape, lacks_barrier, out), cudaSuccess);
+    CHECK_EQ(out[1], 7);
+  }
+  const Machine machine({.reverse = true});
   CHECK_EQ(launch(test_target, shape, lacks_barrier, out), cudaSuccess);
-  CHECK_EQ(out[1], 7);
-  configuration().reverse = true;
-  CHECK_EQ(launch(test_target, shape, lacks_barrier, out), cudaSuccess);
-  configuration().reverse = false;
   CHECK_EQ(unsigned(out[1]), 0xeeeeeeeeu);
 }
 
 TEST(emulator_both_orders_agree_where_barriers_stand) {
-  configuration().reverse = true;
-  std::vector<int> out(1000);
-  run_block(1000, rotate, out.data(), 3);
-  configuration().reverse = false;
-  for (int n = 0; n < 1000; ++n) CHECK_EQ(out[size_t(n)], (n + 3) % 1000);
+  for (const bool reverse : {false, true}) {
+    const Machine machine({.reverse = reverse});
+    std::vector<int> out(1000);
+    run_block(1000, rotate, out.data(), 3);
+    for (int n = 0; n < 1000; ++n) CHECK_EQ(out[size_t(n)], (n + 3) % 1000);
+  }
 }
 
 __global__ void wait_apart() {

@@ -7,8 +7,8 @@
 namespace nibblet {
 namespace {
 
-using emulated::configuration;
 using test::fault_of;
+using test::Machine;
 using test::run_block;
 using test::test_target;
 
@@ -86,12 +86,11 @@ TEST(emulator_bulk_copies_fill_a_ring) {
   alignas(16) int from[stages * 32];
   for (int i = 0; i < stages * 32; ++i) from[i] = i;
   for (const bool reverse : {false, true}) {
-    configuration().reverse = reverse;
+    const Machine machine({.reverse = reverse});
     int sum = 0;
     CHECK_EQ(launch(test_target, {dim3(1), dim3(33), 320}, bulk_ring, from, stages, &sum), cudaSuccess);
     CHECK_EQ(sum, 288 * 287 / 2);
   }
-  configuration().reverse = false;
 }
 
 __global__ void bulk_not_waited_for(const int* from) {

@@ -8,19 +8,9 @@ namespace {
 
 using emulated::allocated_bytes;
 using emulated::configuration;
-using emulated::Configuration;
 using emulated::FaultRecorder;
+using test::Machine;
 using test::test_target;
-
-/// The emulated machine is another one while it lives.
-class Machine {
- public:
-  explicit Machine(const Configuration& other) : before_(configuration()) { configuration() = other; }
-  ~Machine() { configuration() = before_; }
-
- private:
-  const Configuration before_;
-};
 
 __global__ void add(int* to, int value) { *to += value; }
 __global__ void nothing() {}

@@ -29,6 +29,19 @@ inline std::string fault_of(const std::function<void()>& work) {
   return messages.empty() ? "" : messages[0];
 }
 
+/// The emulated machine is another one while it lives.
+class Machine {
+ public:
+  explicit Machine(const emulated::Configuration& other) : before_(emulated::configuration()) {
+    emulated::configuration() = other;
+  }
+  ~Machine() { emulated::configuration() = before_; }
+  Machine(const Machine&) = delete;
+
+ private:
+  const emulated::Configuration before_;
+};
+
 inline bool holds(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
 }  // namespace nibblet::test

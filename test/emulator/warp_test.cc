@@ -4,6 +4,7 @@ namespace nibblet {
 namespace {
 
 using test::fault_of;
+using test::Machine;
 using test::run_block;
 
 struct Shuffles {
@@ -118,6 +119,7 @@ __global__ void leave_itself_out() { __syncwarp(~1u); }
 __global__ void odd_width() { __shfl_sync(~0u, 1, 0, 12); }
 
 TEST(emulator_names_the_lanes_that_diverged) {
+  const Machine machine({.reverse = false});
   const std::string message = fault_of([] { run_block(32, diverge); });
   CHECK_HOLDS(message, "diverge");
   CHECK_HOLDS(message, "lanes 0x0000000f wait in a shuffle");
