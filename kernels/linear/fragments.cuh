@@ -47,12 +47,12 @@ __device__ __forceinline__ Unit<format> read_unit(const uint8_t* unit, int lane)
 /// Starts the warp's copy of a unit from global to shared memory. What a lane copies another may read: __syncwarp() after
 /// waiting.
 template <Format format>
-__device__ __forceinline__ void copy_unit(uint8_t* shared, const uint8_t* unit, int lane, uint64_t policy) {
+__device__ __forceinline__ void copy_unit(uint8_t* shared, const uint8_t* unit, int lane) {
   constexpr int kPieces = int(fragment_unit_bytes(format) / 16);
 #pragma unroll
   for (int first = 0; first < kPieces; first += 32) {
     if (first + 32 <= kPieces || first + lane < kPieces) {
-      copy_async(shared + (first + lane) * 16, unit + (first + lane) * 16, policy);
+      copy_async(shared + (first + lane) * 16, unit + (first + lane) * 16);
     }
   }
 }

@@ -65,7 +65,7 @@ class UnitRing {
         copy_bulk(slot, source_, kBytes, barriers_ + stage_, policy_);
       }
     } else {
-      if (wanted) fragments::copy_unit<format>(slot, source_, lane_, policy_);
+      if (wanted) fragments::copy_unit<format>(slot, source_, lane_);
       copy_async_commit();
     }
     source_ += kBytes;

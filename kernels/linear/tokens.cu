@@ -79,7 +79,6 @@ __global__ void __launch_bounds__(kTokensWarps * 32)
   const int32_t pairs_in_block = kTokensWarps / splits;
   const int32_t first_pair = int32_t(blockIdx.x) * pairs_in_block;
   const int32_t begin = task.units * split / splits, end = task.units * (split + 1) / splits;
-  const uint64_t policy = evict_first_policy();
   uint8_t* ring = dynamic_shared<uint8_t>() + warp * kTokensStages * kStageBytes;
 
   const uint8_t* tiles[kTokensRowTiles];
@@ -95,7 +94,7 @@ __global__ void __launch_bounds__(kTokensWarps * 32)
 #pragma unroll
       for (int r = 0; r < kTokensRowTiles; r++) {
         copy_unit<format>(ring + stage * kStageBytes + r * kUnitBytes, tiles[r] + size_t(unit) * kUnitBytes,
-                          lane, policy);
+                          lane);
       }
     }
     copy_async_commit();

@@ -68,7 +68,6 @@ __device__ void scan_fast(const MambaArgs& args, const MambaShape& shape, const 
   const int32_t own_row = thread / 32 * kScanRows;
   const int32_t group = head / (args.heads / args.groups);
   const int32_t first_row = head * args.head_dim + begin;
-  const uint64_t policy = evict_normal_policy();
   const float d = args.d[head];
 
   const auto fetch = [&](int32_t first) {
@@ -83,7 +82,7 @@ __device__ void scan_fast(const MambaArgs& args, const MambaShape& shape, const 
                                   ? shape.inner + (args.groups + group - 1) * kFastState + at
                                   : first_row + at - 2 * kFastState;
       if (at - 2 * kFastState < rows) {
-        copy_async(&tile.inputs[stage][t][at], token + size_t(t) * shape.channels + channel, policy);
+        copy_async(&tile.inputs[stage][t][at], token + size_t(t) * shape.channels + channel);
       }
     }
     copy_async_commit();

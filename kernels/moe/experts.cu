@@ -41,10 +41,9 @@ __device__ void multiply(const MoeTileProduct<down>& product, int32_t piece, uin
   const uint8_t* weights = product.data() + size_t(piece * kWarps + warp) * size_t(units) * kUnit;
   uint8_t* ring = memory + size_t(warp) * kDepth * kUnit;
   uint8_t* tokens = memory + size_t(kWarps) * kDepth * kUnit;
-  const uint64_t policy = evict_first_policy();
 #pragma unroll
   for (int i = 0; i < kDepth; ++i) {
-    if (works && i < units) copy_unit<format>(ring + i * kUnit, weights + i * kUnit, lane, policy);
+    if (works && i < units) copy_unit<format>(ring + i * kUnit, weights + i * kUnit, lane);
     copy_async_commit();
   }
   stage_tokens<format, down>(product, tokens);
@@ -59,7 +58,7 @@ __device__ void multiply(const MoeTileProduct<down>& product, int32_t piece, uin
     const Unit<format> unit = read_unit<format>(ring + slot * kUnit, lane);
     __syncwarp();
     if (u + kDepth < units) {
-      copy_unit<format>(ring + slot * kUnit, weights + size_t(u + kDepth) * kUnit, lane, policy);
+      copy_unit<format>(ring + slot * kUnit, weights + size_t(u + kDepth) * kUnit, lane);
     }
     copy_async_commit();
     slot = slot + 1 == kDepth ? 0 : slot + 1;

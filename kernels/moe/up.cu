@@ -154,7 +154,6 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
   uint16_t* x = reinterpret_cast<uint16_t*>(memory + at.x);
   float* squares = reinterpret_cast<float*>(memory + at.squares);
   const MoeChoice choice(args, memory + at.choice);
-  const uint64_t policy = evict_first_policy();
 
   Pass pass(plan, 0);
   const int32_t units = pass.units;
@@ -165,7 +164,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
     const uint64_t from = __shfl_sync(kWholeWarp, start, walk.tile);
     copy_unit<nvfp4>(ring + slot * int32_t(fragment_unit_bytes(nvfp4)),
                      reinterpret_cast<const uint8_t*>(from) + walk.unit * int32_t(fragment_unit_bytes(nvfp4)),
-                     lane, policy);
+                     lane);
   };
   Walk ahead(warp, units);
   int32_t filled = 0;

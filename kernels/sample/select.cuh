@@ -198,7 +198,8 @@ class Selection {
   /// Bin 0 is that of `high`.
   __device__ __noinline__ void histogram(uint64_t low, uint64_t high) {
     SelectShared& shared = select_shared();
-    const int bits = int(std::bit_width(high - low));
+    // Not std::bit_width, whose 64-bit form CUDA 13.0 compiles to 0.
+    const int bits = 64 - __clzll(static_cast<long long>(high - low));
     shift_ = bits > kBinBits ? bits - kBinBits : 0;
     __syncthreads();
     for (int bin = int(threadIdx.x); bin < kBins; bin += kSampleThreads)

@@ -22,6 +22,9 @@ class ByteSource {
   /// These bytes, in place or made in `scratch`; valid until scratch changes. The range was checked. Engine thread.
   virtual const uint8_t* range(const Execution& execution, size_t offset, size_t bytes,
                                std::vector<uint8_t>& scratch) const = 0;
+  /// Makes these bytes in memory of the GPU that `execution` belongs to, after what was enqueued there; false when they have to
+  /// come by way of range(). 16-byte aligned `to` is fastest.
+  virtual bool enqueue_range(const CudaExecution&, size_t, size_t, uint8_t*) const { return false; }
   /// The bytes are not needed again soon: the memory that holds them may go.
   virtual void release(size_t offset, size_t bytes) const = 0;
 };

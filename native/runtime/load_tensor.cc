@@ -31,6 +31,9 @@ class LoadTensor : public Command {
 #if NIBBLET_CUDA
   void enqueue(const CudaExecution& execution) override {
     const size_t size = dtype_bytes(to_.dtype);
+    if (to_.dtype == from_.dtype &&
+        from_.file->enqueue_range(execution, from_.offset, to_.bytes(), to_.as<uint8_t>()))
+      return;
     for_pieces(execution.host, [&](size_t first, size_t count) {
       copy(execution.host, first, count, execution.staging->host());
       execution.staging->send(0, count * size, to_.as<uint8_t>() + first * size);

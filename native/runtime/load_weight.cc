@@ -73,40 +73,40 @@ class LoadWeight : public Command {
     check_sizes();
     copy_row_scales(execution, weight_->row_scales(part_.matrix) + part_.first_row);
     // Panels are made whole.
-    for_pieces(execution, kPieceBytes / row_bytes_ / kPanelRows * kPanelRows, kPanelRows,
-               [&](const Source& source) {
-                 PackArgs args = pack_args(source);
-                 std::atomic<int64_t> bad{0};
-                 args.bad = &bad;
-                 run_phases(execution, pack, kPackPhases, args, double(source.rows) * args.in);
-                 if (bad != 0) fail_at(size_t(bad - 1), source);
-               });
+    const size_t rows = std::max(kPieceBytes / row_bytes_ / kPanelRows * kPanelRows, size_t(kPanelRows));
+    for_pieces(execution, rows, [&](size_t first, size_t count) {
+      with_source(execution, first, count, [&](const Source& source) {
+        PackArgs args = pack_args(first, count, source.elements, source.block_scales);
+        std::atomic<int64_t> bad{0};
+        args.bad = &bad;
+        run_phases(execution, pack, kPackPhases, args, double(count) * args.in);
+        if (bad != 0) fail_at(size_t(bad - 1), first);
+      });
+    });
   }
 
 #if NIBBLET_CUDA
   void enqueue(const CudaExecution& execution) override {
     check_sizes();
     CudaStaging& staging = *execution.staging;
-    const WeightView view = weight_->view();
-    const size_t blocks = part_.block_scales ? size_t(view.in / kBlockInputs) : 0;
-    const size_t element_bytes = row_bytes(view.format, view.in), row = element_bytes + blocks;
-    // Columns are made of chunks of rows. A piece of one row of any model fits.
-    const size_t rows = CudaStaging::kPieceBytes / row / kColumnRows * kColumnRows;
-    for_pieces(
-        execution.host, rows, std::max<size_t>(CudaStaging::kPieceBytes / row, 1), [&](const Source& source) {
-          const size_t count = source.rows * element_bytes;
-          uint8_t* to = staging.host();
-          copy_checked(execution.host, source, source.elements, count, view.format == Format::e4m3 ? 0x7f : 0,
-                       to);
-          if (blocks)
-            copy_checked(execution.host, source, source.block_scales, source.rows * blocks, 0xff, to + count);
-          staging.send(0, source.rows * row, staging.device());
-          PackArgs args = pack_args(source);
-          args.elements = staging.device();
-          args.block_scales = blocks ? staging.device() + count : nullptr;
-          check_cuda(pack_cuda(args, execution.target), "packing a weight");
-          staging.next();
+    const size_t row = element_bytes(1) + block_bytes(1);
+    // Columns are made of chunks of 128 rows.
+    const size_t chunks = CudaStaging::kPieceBytes / row / kColumnRows * kColumnRows;
+    const size_t rows = chunks > 0 ? chunks : std::max<size_t>(CudaStaging::kPieceBytes / row, 1);
+    for_pieces(execution.host, rows, [&](size_t first, size_t count) {
+      uint8_t *elements = staging.device(), *scales = elements + element_bytes(count);
+      if (!make_on_device(execution, first, count, elements, scales)) {
+        with_source(execution.host, first, count, [&](const Source& source) {
+          uint8_t* host = staging.host();
+          copy_checked(execution.host, first, source.elements, element_bytes(count), element_mask(), host);
+          copy_checked(execution.host, first, source.block_scales, block_bytes(count), 0xff,
+                       host + element_bytes(count));
+          staging.send(0, count * row, elements);
         });
+      }
+      check_cuda(pack_cuda(pack_args(first, count, elements, scales), execution.target), "packing a weight");
+      staging.next();
+    });
     if (is_cancelled(execution.host)) return;
     copy_row_scales(execution.host, reinterpret_cast<float*>(staging.host()));
     staging.send(0, size_t(part_.rows) * sizeof(float), weight_->row_scales(part_.matrix) + part_.first_row);
@@ -117,8 +117,6 @@ class LoadWeight : public Command {
  private:
   /// Some rows of the part, as the checkpoint holds them but for f16 and bf16 that become f32.
   struct Source {
-    size_t first;
-    size_t rows;
     const uint8_t* elements;
     const uint8_t* block_scales;
   };
@@ -145,58 +143,83 @@ class LoadWeight : public Command {
     }
   }
 
-  /// `piece(source)` for `rows` rows at a time, or `least` where that is none.
-  template <class Piece>
-  void for_pieces(const Execution& execution, size_t rows, size_t least, const Piece& piece) const {
+  /// Bytes of so many rows as they are packed.
+  size_t element_bytes(size_t rows) const {
     const WeightView view = weight_->view();
-    const FileTensor &codes = part_.elements, &blocks = part_.block_scales;
-    const size_t row_blocks = size_t(view.in / kBlockInputs), step = std::max(rows, least);
-    std::vector<float> widened;
-    for (size_t first = 0; first < size_t(part_.rows) && !is_cancelled(execution); first += step) {
-      const size_t count = std::min(step, size_t(part_.rows) - first);
-      const size_t at = codes.offset + first * row_bytes_, bytes = count * row_bytes_;
-      const size_t blocks_at = blocks.offset + first * row_blocks, block_bytes = count * row_blocks;
-      Source source{first, count, codes.file->range(execution, at, bytes, load_scratch.elements), nullptr};
-      if (blocks)
-        source.block_scales =
-            blocks.file->range(execution, blocks_at, block_bytes, load_scratch.block_scales);
-      if (is_cancelled(execution)) return;
-      if (view.format == Format::f32 && codes.dtype != DType::f32) {
-        widened.resize(count * size_t(view.in));
-        for (size_t i = 0; i < widened.size(); ++i) widened[i] = widen(source.elements, codes.dtype, i);
-        source.elements = reinterpret_cast<const uint8_t*>(widened.data());
-      }
-      piece(source);
-      codes.file->release(at, bytes);
-      if (blocks) blocks.file->release(blocks_at, block_bytes);
-    }
+    return rows * row_bytes(view.format, view.in);
+  }
+  size_t block_bytes(size_t rows) const {
+    return part_.block_scales ? rows * size_t(weight_->view().in / kBlockInputs) : 0;
+  }
+  bool widened() const { return weight_->view().format == Format::f32 && part_.elements.dtype != DType::f32; }
+
+  /// `piece(first, count)` for `rows` rows at a time.
+  template <class Piece>
+  void for_pieces(const Execution& execution, size_t rows, const Piece& piece) const {
+    for (size_t first = 0; first < size_t(part_.rows) && !is_cancelled(execution); first += rows)
+      piece(first, std::min(rows, size_t(part_.rows) - first));
   }
 
-  PackArgs pack_args(const Source& source) const {
+  /// `use(source)` of rows [first, first + count), unless cancelled.
+  template <class Use>
+  void with_source(const Execution& execution, size_t first, size_t count, const Use& use) const {
+    const FileTensor &codes = part_.elements, &blocks = part_.block_scales;
+    const size_t at = codes.offset + first * row_bytes_, bytes = count * row_bytes_;
+    const size_t blocks_at = blocks.offset + block_bytes(first), scales = block_bytes(count);
+    Source source{codes.file->range(execution, at, bytes, load_scratch.elements), nullptr};
+    if (blocks)
+      source.block_scales = blocks.file->range(execution, blocks_at, scales, load_scratch.block_scales);
+    if (is_cancelled(execution)) return;
+    std::vector<float> wide;
+    if (widened()) {
+      wide.resize(count * size_t(weight_->view().in));
+      for (size_t i = 0; i < wide.size(); ++i) wide[i] = widen(source.elements, codes.dtype, i);
+      source.elements = reinterpret_cast<const uint8_t*>(wide.data());
+    }
+    use(source);
+    codes.file->release(at, bytes);
+    if (blocks) blocks.file->release(blocks_at, scales);
+  }
+
+  PackArgs pack_args(size_t first, size_t count, const uint8_t* elements, const uint8_t* scales) const {
     const WeightView view = weight_->view();
     return {view.format,
             view.layout,
             view.out,
             view.in,
-            part_.first_row + int32_t(source.first),
-            int32_t(source.rows),
-            source.elements,
-            source.block_scales,
+            part_.first_row + int32_t(first),
+            int32_t(count),
+            elements,
+            part_.block_scales ? scales : nullptr,
             weight_->matrix(part_.matrix),
             nullptr};
   }
 
-  /// @param index  of a bad scale or element, from the first of `source`
-  [[noreturn]] void fail_at(size_t index, const Source& source) const {
-    const WeightView view = weight_->view();
+  /// @param index  of a bad scale or element, from those of row `first` of the part on
+  [[noreturn]] void fail_at(size_t index, size_t first) const {
     const FileTensor& tensor = part_.block_scales ? part_.block_scales : part_.elements;
-    index += source.first * size_t(part_.block_scales ? view.in / kBlockInputs : view.in);
+    index += part_.block_scales ? block_bytes(first) : first * size_t(weight_->view().in);
     throw bad_format("tensor `" + tensor.name + "` in " + tensor.file->path() +
                      " holds a NaN or negative scale at index " + std::to_string(index) +
                      "; the file is damaged or not what its configuration says");
   }
 
 #if NIBBLET_CUDA
+  /// False when the bytes have to come by way of the host.
+  bool make_on_device(const CudaExecution& execution, size_t first, size_t count, uint8_t* elements,
+                      uint8_t* scales) const {
+    const FileTensor &codes = part_.elements, &blocks = part_.block_scales;
+    if (widened()) return false;
+    if (!codes.file->enqueue_range(execution, codes.offset + first * row_bytes_, count * row_bytes_,
+                                   elements))
+      return false;
+    return !blocks || blocks.file->enqueue_range(execution, blocks.offset + block_bytes(first),
+                                                 block_bytes(count), scales);
+  }
+
+  /// Of the bits of an element in which 0x7f is NaN; 0 where a NaN is no fault of the file.
+  uint8_t element_mask() const { return weight_->view().format == Format::e4m3 ? 0x7f : 0; }
+
   struct CopyArgs {
     const uint8_t* from;
     uint8_t* to;
@@ -218,12 +241,13 @@ class LoadWeight : public Command {
     }
   }
 
-  void copy_checked(const Execution& execution, const Source& source, const uint8_t* from, size_t bytes,
-                    uint8_t mask, uint8_t* to) const {
+  void copy_checked(const Execution& execution, size_t first, const uint8_t* from, size_t bytes, uint8_t mask,
+                    uint8_t* to) const {
+    if (bytes == 0) return;
     std::atomic<int64_t> bad{0};
     // A copied byte costs about what four multiply-adds do.
     run_phases(execution, copy_part, 1, CopyArgs{from, to, bytes, mask, &bad}, 4.0 * double(bytes));
-    if (bad != 0) fail_at(size_t(bad - 1), source);
+    if (bad != 0) fail_at(size_t(bad - 1), first);
   }
 #endif
 

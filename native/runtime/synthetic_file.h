@@ -1,9 +1,12 @@
 #pragma once
 
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "kernels/synthetic/draw.h"
+#include "native/runtime/buffer.h"
 #include "native/runtime/byte_source.h"
 
 namespace nibblet {
@@ -33,15 +36,27 @@ class SyntheticFile : public ByteSource {
   const uint8_t* range(const Execution& execution, size_t offset, size_t bytes,
                        std::vector<uint8_t>& scratch) const override;
   void release(size_t, size_t) const override {}
+#if NIBBLET_CUDA
+  bool enqueue_range(const CudaExecution& execution, size_t offset, size_t bytes, uint8_t* to) const override;
+#endif
 
   /// The part of [offset, offset + bytes) that falls to one worker, into out.
   void fill(size_t offset, size_t bytes, uint8_t* out, int worker, int workers) const;
 
  private:
+  /// The pieces of regions that [offset, last) consists of: piece(region, start inside it, bytes, offset in the range).
+  template <class Piece>
+  void for_pieces(size_t offset, size_t last, const Piece& piece) const;
+
   std::string path_;
   std::vector<Table> tables_;
   std::vector<Region> regions_;
   size_t bytes_ = 0;
+#if NIBBLET_CUDA
+  /// The tables one after another on the GPU that asked for bytes last; engine threads take turns with them.
+  mutable std::mutex device_mutex_;
+  mutable std::shared_ptr<Buffer> device_tables_;
+#endif
 };
 
 }  // namespace nibblet

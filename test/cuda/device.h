@@ -66,6 +66,8 @@ class DeviceArray {
     check_cuda(cudaMalloc(&base_, bytes() + 2 * kGuard), "cudaMalloc");
     check_cuda(cudaMemset(base_, 0xa5, bytes() + 2 * kGuard), "cudaMemset");
     check_cuda(cudaMemset(base_ + kGuard, fill, bytes()), "cudaMemset");
+    // The host does not wait for a memset, nor does the stream that kernels run on.
+    check_cuda(cudaDeviceSynchronize(), "cudaMemset");
   }
   explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) { write(values.data()); }
   DeviceArray(const T* values, size_t count) : DeviceArray(count) { write(values); }
@@ -117,16 +119,11 @@ class DeviceStep {
         sampling_(s.sampling, s.sampling ? size_t(s.row_count) : 0),
         lists_(s.lists, list_words(s)),
         step_(1) {
-    const Step step = {s.tokens,
-                       s.sequence_count,
-                       s.row_count,
-                       s.pages_per_sequence,
-                       ids_.data(),
-                       sequence_of_.data(),
-                       sequences_.data(),
-                       pages_.data(),
-                       rows_.data(),
-                       s.sampling ? sampling_.data() : nullptr,
+    const Step step = {s.tokens,          s.sequence_count,
+                       s.row_count,       s.pages_per_sequence,
+                       ids_.data(),       sequence_of_.data(),
+                       sequences_.data(), pages_.data(),
+                       rows_.data(),      s.sampling ? sampling_.data() : nullptr,
                        lists_.data()};
     step_.write(&step);
   }

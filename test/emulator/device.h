@@ -22,7 +22,7 @@ inline uint4 load16(const void* from, uint64_t policy, Place where = Place::curr
 }
 
 /// The copy happens when its group is waited for; until then the 16 bytes at `shared` are 0xee.
-void copy_async(void* shared, const void* from, uint64_t policy, Place where = Place::current());
+void copy_async(void* shared, const void* from, Place where = Place::current());
 void copy_async_commit();
 void copy_async_wait(int pending);
 

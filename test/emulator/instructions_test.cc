@@ -16,9 +16,8 @@ constexpr uint32_t absent = 0xeeeeeeeeu;
 
 __global__ void copy_in_groups(const uint4* from, uint32_t* seen) {
   uint4* shared = dynamic_shared<uint4>();
-  const uint64_t policy = evict_first_policy();
   for (int i = 0; i < 3; ++i) {
-    copy_async(shared + i, from + i, policy);
+    copy_async(shared + i, from + i);
     copy_async_commit();
   }
   *seen++ = shared[0].x;
@@ -36,8 +35,8 @@ TEST(emulator_copies_arrive_when_their_group_is_waited_for) {
   for (int i = 0; i < 7; ++i) CHECK_EQ(seen[i], expected[i]);
 }
 
-__global__ void load(const char* from, uint4* to) { *to = load_stream(from, evict_first_policy()); }
-__global__ void copy(const char* from) { copy_async(dynamic_shared<char>() + 8, from, evict_first_policy()); }
+__global__ void load(const char* from, uint4* to) { *to = load_stream(from); }
+__global__ void copy(const char* from) { copy_async(dynamic_shared<char>() + 8, from); }
 
 TEST(emulator_refuses_loads_that_are_not_aligned) {
   alignas(16) char from[32] = {1};

@@ -56,7 +56,7 @@ void check_alignment(const void* pointer, int bytes, const char* what, Place whe
   fault(text, where);
 }
 
-void copy_async(void* shared, const void* from, uint64_t, Place where) {
+void copy_async(void* shared, const void* from, Place where) {
   check_alignment(shared, 16, "cp.async to", where);
   check_alignment(from, 16, "cp.async from", where);
   Thread& thread = Processor::current().thread();

@@ -17,6 +17,7 @@ struct CudaExecution {
   const Step* step;      ///< device memory, at the same address for every step
   CudaStaging* staging;  ///< null while a graph is recorded
   const Execution& host;
+  const std::shared_ptr<Device>& device;
 };
 
 /// The memory that an op has beside its operands.

@@ -23,6 +23,7 @@ struct CompiledGraph {
 
 CudaExecutor::CudaExecutor(std::shared_ptr<CudaDevice> device, int threads)
     : device_(std::move(device)),
+      plain_device_(device_),
       threads_(threads),
       target_(*device_->cuda()),
       stream_([&] {
@@ -34,6 +35,8 @@ CudaExecutor::CudaExecutor(std::shared_ptr<CudaDevice> device, int threads)
       step_memory_(device_),
       staging_(device_, stream_) {
   target_.stream = stream_;
+  eager_target_ = target_;
+  eager_target_.programmatic_edges = false;
   completer_ = std::thread([this] { complete(); });
 }
 
@@ -96,7 +99,7 @@ void CudaExecutor::start(Started& started) {
   // Recording a graph runs its kernels on an empty step, which the new one must not be behind.
   if (job.graph && !job.graph->compiled) compile(*job.graph, host);
   if (job.input) step_memory_.upload(*input_, stream_);
-  if (job.command) job.command->enqueue({target_, step_memory_.step(), &staging_, host});
+  if (job.command) job.command->enqueue({eager_target_, step_memory_.step(), &staging_, host, plain_device_});
   if (job.graph) {
     const auto* compiled = static_cast<const CompiledGraph*>(job.graph->compiled.get());
     check_cuda(cudaGraphLaunch(compiled->executable, stream_), "cudaGraphLaunch");
@@ -116,7 +119,7 @@ void CudaExecutor::start(Started& started) {
 void CudaExecutor::compile(const Graph& graph, const Execution& host) {
   // What was staged for loading has served by now.
   staging_.release();
-  const CudaExecution execution{target_, step_memory_.step(), nullptr, host};
+  const CudaExecution execution{target_, step_memory_.step(), nullptr, host, plain_device_};
   const auto enqueue_all = [&] {
     for (const auto& command : graph.commands) command->enqueue(execution);
   };

@@ -44,8 +44,11 @@ class CudaExecutor : public Executor {
   void complete();
 
   const std::shared_ptr<CudaDevice> device_;
+  const std::shared_ptr<Device> plain_device_;
   const int threads_;
   CudaTarget target_;
+  /// Outside of graphs each kernel waits for the one before it: weights that were just packed are safe to read early then.
+  CudaTarget eager_target_;
   const cudaStream_t stream_;
   StepMemory step_memory_;
   CudaStaging staging_;
