@@ -82,5 +82,6 @@ for (const subject of subjects.slice(-3)) {
     if (outcome !== 'answered') throw new Error(`${subject.name} as it is: ${outcome}`)
   }
 }
+say({ type: 'ready' })
 for (let index = first; index < last; index++) await run(index)
 say({ type: 'finished' })

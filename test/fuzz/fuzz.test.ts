@@ -33,7 +33,7 @@ test('what fails is told, and the rest still runs', { timeout: 120_000 }, async 
     const env = { NIBBLET_BINARY: join(keep, 'missing.node') }
     const { cases, failures } = await runFuzz({ seed: 1, count: 4, caseLimit: 60_000, keep, env })
     expect(cases).toBe(1)
-    expect(failures).toMatchObject([{ index: 0, subject: 'the start' }])
+    expect(failures).toMatchObject([{ index: 0, subject: 'before it began' }])
     expect(failures[0]?.problem).toContain('missing.node')
     // Processes that hang in every case: each is noted, and the next one runs in another process.
     const hang = `import fs from 'node:fs'; import { syncBuiltinESMExports } from 'node:module';

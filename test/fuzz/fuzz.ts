@@ -43,6 +43,7 @@ export interface FuzzResult {
 }
 
 type Line =
+  | { type: 'ready' }
   | { type: 'start'; index: number; subject: string; what: string }
   | { type: 'end'; index: number; outcome: string }
   | { type: 'problem'; index: number; problem: string; kept: string }
@@ -94,6 +95,7 @@ async function runProcess(options: FuzzOptions, from: number, to: number, result
     stderr = (stderr + text).slice(-20_000)
   })
   let current: Extract<Line, { type: 'start' }> | undefined
+  let ready = false
   let finished = false
   let late = false
   let next = from
@@ -109,7 +111,7 @@ async function runProcess(options: FuzzOptions, from: number, to: number, result
   }
   expect(startLimit)
   const failed = async (problem: string, folder: string) => {
-    const { index, subject, what } = current ?? { index: next, subject: 'the start', what: '' }
+    const { index, subject, what } = current ?? { index: next, subject: 'before it began', what: '' }
     const kept = join(keep, `${seed}-${index}`)
     keepFiles(folder, kept)
     await writeFile(join(kept, 'problem.txt'), `seed ${seed}, case ${index}: ${subject}: ${what}\n\n${problem}\n`)
@@ -119,7 +121,9 @@ async function runProcess(options: FuzzOptions, from: number, to: number, result
   }
   for await (const text of createInterface({ input: child.stdout })) {
     const line = JSON.parse(text) as Line
-    if (line.type === 'start') {
+    if (line.type === 'ready') {
+      ready = true
+    } else if (line.type === 'start') {
       current = line
       expect(caseLimit)
     } else if (line.type === 'end') {
@@ -128,9 +132,11 @@ async function runProcess(options: FuzzOptions, from: number, to: number, result
       result.outcomes[line.outcome] = (result.outcomes[line.outcome] ?? 0) + 1
       result.cases += 1
       next = line.index + 1
+      current = undefined
       onProgress?.(result.cases)
     } else if (line.type === 'problem') {
       await failed(line.problem, line.kept)
+      current = undefined
       if (result.failures.length >= mostFailures) child.kill('SIGKILL')
     } else {
       finished = true
@@ -143,7 +149,8 @@ async function runProcess(options: FuzzOptions, from: number, to: number, result
   if ((!finished || ended !== 'exit code 0') && !enough) {
     const reason = late ? `nothing came for ${caseLimit} ms` : `the process ended with ${ended}`
     await failed(`${reason}\n${stderr}`, current === undefined ? work : join(work, current.subject))
-    if (current === undefined) next = to
+    // The next process would do no better.
+    if (!ready) next = to
   }
   await rm(work, { recursive: true, force: true })
   return next

@@ -86,7 +86,7 @@ function awkward(random: Random): unknown {
 function deep(random: Random): unknown {
   let value: unknown = 1
   const array = random() < 0.5
-  for (let depth = pick(random, [10, 150, 2_000]); depth > 0; depth--) value = array ? [value] : { a: value }
+  for (let depth = pick(random, [10, 150, 900]); depth > 0; depth--) value = array ? [value] : { a: value }
   return value
 }
 
