@@ -10,7 +10,7 @@ namespace nibblet {
 /// Tokens of a row as numbers: of two the one that Scores::before puts first is the larger. Every token has one of its own.
 class TokenOrder {
  public:
-  __device__ explicit TokenOrder(int32_t vocabulary) : id_bits_(32 - __clz(vocabulary - 1)) {}
+  __device__ explicit TokenOrder(int32_t vocabulary) { id_bits_ = 32 - __clz(vocabulary - 1); }
 
   /// Larger for the larger score, and the same for both zeros. No score gives 0.
   __device__ static uint32_t of_score(float score) {
