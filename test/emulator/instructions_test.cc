@@ -35,7 +35,7 @@ TEST(emulator_copies_arrive_when_their_group_is_waited_for) {
   for (int i = 0; i < 7; ++i) CHECK_EQ(seen[i], expected[i]);
 }
 
-__global__ void load(const char* from, uint4* to) { *to = load_stream(from); }
+__global__ void load(const char* from, uint4* to) { *to = load_stream(from, evict_first_policy()); }
 __global__ void copy(const char* from) { copy_async(dynamic_shared<char>() + 8, from); }
 
 TEST(emulator_refuses_loads_that_are_not_aligned) {
