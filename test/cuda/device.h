@@ -80,7 +80,10 @@ class DeviceArray {
   size_t bytes() const { return count_ * sizeof(T); }
 
   void write(const T* values) {
-    if (count_ > 0) check_cuda(cudaMemcpy(data(), values, bytes(), cudaMemcpyHostToDevice), "write");
+    if (count_ == 0) return;
+    check_cuda(cudaMemcpy(data(), values, bytes(), cudaMemcpyHostToDevice), "write");
+    // It returns once the host's bytes are taken, which can be before they are on the GPU.
+    check_cuda(cudaDeviceSynchronize(), "write");
   }
   /// What it holds once all that was enqueued is done.
   std::vector<T> read() const {
