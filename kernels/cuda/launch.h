@@ -38,6 +38,12 @@ cudaError_t launch(const CudaTarget& target, const LaunchShape& shape, void (*ke
   config.stream = target.stream;
   config.attrs = &attribute;
   config.numAttrs = target.programmatic_edges ? 1 : 0;
+  // Kernels that want different splits of an SM's memory between cache and shared memory do not overlap: the second waits until
+  // the SM is empty and can be split anew. So all of them want the same.
+  const cudaError_t error =
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                           cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  if (error != cudaSuccess) return error;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...);
 }
 

@@ -1,6 +1,8 @@
+import { setMaxListeners } from 'node:events'
 import type { EngineStats } from '../engine/engine.js'
 import { BatchEngine } from '../engine/engine.js'
 import type { ModelRunner } from '../engine/model-runner.js'
+import type { MoeCounts } from '../engine/moe-statistics.js'
 import { greedySampling } from '../engine/types.js'
 
 /** What is run: `batch` requests at once, each of `prompt` random ids, sampled at temperature 1 for `generate` tokens. */
@@ -34,6 +36,8 @@ function ids(count: number, vocabularySize: number, seed: number): Uint32Array {
 /** Runs the workload once. No stop id ends a request early. The same workload samples the same tokens. */
 export async function runWorkload(engine: BatchEngine, workload: Workload): Promise<Timing> {
   const { batch, prompt, generate, vocabularySize, signal } = workload
+  // Every request listens.
+  if (signal) setMaxListeners(batch + 10, signal)
   const start = performance.now()
   let waiting = batch
   let tokens = 0
@@ -77,7 +81,7 @@ export async function runWorkload(engine: BatchEngine, workload: Workload): Prom
 export interface MoeReport {
   /** Share of the hidden activations that relu² left at zero. */
   zeros: number
-  /** Different experts that had tokens, in the layer with the fewest, on average and in the one with the most. */
+  /** Different experts that had tokens in one step, in the layer with the fewest, on average and in the one with the most. */
   expertsTouched: { min: number; mean: number; max: number; of: number }
   /** Tokens of each layer. */
   tokens: number
@@ -105,19 +109,14 @@ export async function countExperts(
       return await statistics.take()
     }
     const prefill = await counted(1)
-    const both = await counted(generate)
-    const decode = both.map((counts, place) => {
-      const earlier = prefill[place]
-      return {
-        activations: counts.activations - (earlier?.activations ?? 0),
-        zeros: counts.zeros - (earlier?.zeros ?? 0),
-        weightBytes: counts.weightBytes - (earlier?.weightBytes ?? 0),
-        tokens: counts.tokens.map((count, expert) => count - (earlier?.tokens[expert] ?? 0)),
-      }
-    })
+    const decoded = async (length: number) =>
+      (await counted(length)).map((counts, place) => less(counts, prefill[place]))
+    const decode = report(await decoded(generate), batch * (generate - 1))
+    // Over many steps every expert has its turn.
+    const { expertsTouched } = report(await decoded(2), batch)
     return {
       prefill: report(prefill, batch * prompt),
-      decode: report(decode, batch * (generate - 1)),
+      decode: { ...decode, expertsTouched },
       decodeSteps: generate - 1,
     }
   } finally {
@@ -125,10 +124,18 @@ export async function countExperts(
   }
 }
 
-function report(
-  layers: readonly { activations: number; zeros: number; weightBytes: number; tokens: number[] }[],
-  tokens: number,
-): MoeReport {
+function less(counts: MoeCounts, earlier: MoeCounts | undefined): MoeCounts {
+  if (earlier === undefined) return counts
+  return {
+    layer: counts.layer,
+    activations: counts.activations - earlier.activations,
+    zeros: counts.zeros - earlier.zeros,
+    weightBytes: counts.weightBytes - earlier.weightBytes,
+    tokens: counts.tokens.map((count, expert) => count - (earlier.tokens[expert] ?? 0)),
+  }
+}
+
+function report(layers: readonly MoeCounts[], tokens: number): MoeReport {
   const sum = (numbers: number[]) => numbers.reduce((total, value) => total + value, 0)
   const touched = layers.map((layer) => layer.tokens.filter((count) => count > 0).length)
   return {
