@@ -6,8 +6,8 @@
 
 #include "test/emulator/include/types.h"
 
-// Small, so that they fit where the loader keeps room for modules that it loads later.
-#define NIBBLET_EMULATED_LOCAL __thread __attribute__((tls_model("initial-exec")))
+// Unlike thread_local, never initialised at run time: read without a call where the linker sees the whole program.
+#define NIBBLET_EMULATED_LOCAL __thread
 extern NIBBLET_EMULATED_LOCAL uint3 threadIdx;
 extern NIBBLET_EMULATED_LOCAL uint3 blockIdx;
 extern NIBBLET_EMULATED_LOCAL dim3 blockDim;
