@@ -56,8 +56,8 @@ async function use(model: Model, round: number): Promise<void> {
 
 async function microCycle(round: number): Promise<void> {
   const options = { contextLength: 256, maxBatch: 1 + (round % 4), threads: 1 + (round % 2) }
-  const load = () => loadModel(round % 3 === 0 ? other : whole, { ...options, exact: round % 5 === 0 })
-  const models = await Promise.all(round % 4 === 0 ? [load(), load()] : [load()])
+  const load = (folder: string) => loadModel(folder, { ...options, exact: round % 5 === 0 })
+  const models = await Promise.all((round % 3 === 0 ? [other, whole] : [round % 3 === 1 ? other : whole]).map(load))
   await Promise.all(models.map((model) => use(model, round)))
   const running = models.map((model) => model.complete('the sun', { maxTokens: 250, temperature: 2, seed: round }))
   const ended = Promise.allSettled(running)
@@ -71,7 +71,9 @@ async function microCycle(round: number): Promise<void> {
 }
 
 async function tinyCycle(round: number): Promise<void> {
-  const models = await Promise.all(round % 3 === 0 ? [loadTiny(), loadTiny({ threads: 1 })] : [loadTiny()])
+  const models = await Promise.all(round % 2 === 0 ? [loadTiny(), loadTiny({ threads: 1 })] : [loadTiny()])
+  const beside = await loadModel(whole, { contextLength: 256, maxBatch: 2, threads: 1 })
+  const used = use(beside, round)
   const clock = tool({
     name: 'get_time',
     inputSchema: { type: 'object', properties: { city: { type: 'string' } } },
@@ -83,7 +85,8 @@ async function tinyCycle(round: number): Promise<void> {
   // Over 4,000 characters: encoded in the worker thread, which takes a second to start from sources.
   if (tiny > 5) await models[0]?.tokenize('The quick brown fox. '.repeat(250))
   const ended = await Promise.all(models.map((model) => streamTiny(model)))
-  await Promise.all(models.map((model) => model.dispose()))
+  await used
+  await Promise.all([...models, beside].map((model) => model.dispose()))
   for (const end of ended.flat()) await rejects(end, hasCode('DISPOSED'))
 }
 
