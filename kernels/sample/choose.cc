@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/sample/buckets.h"
+
 namespace nibblet {
 namespace {
 
@@ -12,7 +14,11 @@ class Candidates {
   Candidates(const Scores& scores, float temperature, int32_t best, int32_t* ids)
       : scores_(scores), temperature_(temperature), best_(best), largest_(scores(best)), ids_(ids) {}
 
-  float weight(int32_t id) const { return relative_weight(scores_(id), largest_, temperature_); }
+  /// As relative_weight, with the exponential of Buckets.
+  float weight(int32_t id) const {
+    const float score = scores_(id);
+    return score == largest_ ? 1.0f : vector_exp((score - largest_) / temperature_);
+  }
 
   double total() const {
     double sum = 0;
@@ -38,12 +44,11 @@ class Candidates {
   }
 
   /// The tokens of the vocabulary that weigh at least `least`, and the best one in any case.
-  void collect_heavy(double least) {
-    count_ = 0;
-    for (int32_t id = 0; id < scores_.vocabulary; ++id) {
-      if (weight(id) >= least || id == best_) ids_[count_++] = id;
-    }
+  void collect_heavy(const Buckets& buckets, double least) {
+    count_ = buckets.collect_heavy(least, best_, ids_);
   }
+
+  void collect_bucket(const Buckets& buckets, int32_t bucket) { count_ = buckets.collect(bucket, ids_); }
 
   void drop_light(float least) {
     const auto light = [&](int32_t id) { return weight(id) < least && id != best_; };
@@ -108,6 +113,26 @@ class Candidates {
   int32_t count_ = 0;
 };
 
+/// The token among the whole vocabulary, or its nucleus.
+int32_t choose_from_all(Candidates& candidates, const Buckets& buckets, float top_p, float uniform) {
+  double mass = buckets.total();
+  double start = 0;
+  int32_t cut = Buckets::kCount;
+  if (top_p < 1) {
+    const double reach = double(top_p) * mass;
+    cut = buckets.find([=](double sum) { return sum >= reach; }, start);
+    candidates.collect_bucket(buckets, cut);
+    candidates.keep_mass(reach - start);
+    mass = start + candidates.total();
+  }
+  const double target = uniform * mass;
+  double before;
+  const int32_t bucket = buckets.find([=](double sum) { return sum > target; }, before);
+  if (bucket >= cut) return candidates.token_at(target - start);
+  candidates.collect_bucket(buckets, bucket);
+  return candidates.token_at(target - before);
+}
+
 }  // namespace
 
 int32_t choose_token(const Scores& scores, const Sampling& sampling, float uniform, int32_t* scratch) {
@@ -121,15 +146,14 @@ int32_t choose_token(const Scores& scores, const Sampling& sampling, float unifo
     candidates.collect_best(sampling.top_k);
     total = candidates.total();
   } else {
-    for (int32_t id = 0; id < scores.vocabulary; ++id) total += candidates.weight(id);
-    double least = sampling.min_p;
-    if (nucleus || !(least > 0)) {
-      // The walk ends once it holds the fraction `reach` of the whole, so it cannot come to tokens that would together
-      // fit into the rest. The factor covers the rounding of the sums.
-      const double reach = nucleus ? std::max(sampling.top_p, 0.0f) : uniform;
-      least = 0.999 * (1 - reach) * total / scores.vocabulary;
-    }
-    candidates.collect_heavy(least);
+    Buckets buckets(scores, best.score, sampling.temperature);
+    if (nucleus || !(sampling.min_p > 0)) buckets.survey();
+    if (!(sampling.min_p > 0)) return choose_from_all(candidates, buckets, sampling.top_p, uniform);
+    total = buckets.total();
+    // The walk of a nucleus ends once it holds the fraction top_p of the whole, so it cannot come to tokens that would
+    // together fit into the rest. The factor covers the rounding of the sums.
+    const double rest = 0.999 * (1 - std::max(sampling.top_p, 0.0f)) * total / scores.vocabulary;
+    candidates.collect_heavy(buckets, nucleus ? rest : double(sampling.min_p));
   }
   if (nucleus) candidates.keep_mass(double(sampling.top_p) * total);
   if (sampling.min_p > 0) candidates.drop_light(sampling.min_p);
