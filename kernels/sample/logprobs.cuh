@@ -1,7 +1,7 @@
 #pragma once
 
+#include "kernels/sample/few.cuh"
 #include "kernels/sample/logprobs.h"
-#include "kernels/sample/select.cuh"
 
 namespace nibblet {
 
@@ -13,16 +13,10 @@ __device__ inline void top_logprobs(const TokenItems& tokens, const LogNormalise
   if (threadIdx.x == 0) result.top_count = count;
   if (count == 0) return;
   const uint64_t best = order.most(TokenOrder::of_score(normaliser.largest));
-  const uint64_t low = bound_of_best(tokens, count, best);
-  Selection<TokenItems, NoWeight> selection(tokens, {}, low, best, 1);
-  selection.gather(selection.find(false, uint32_t(count)).token, best);
-  const SelectShared& shared = select_shared();
-  if (int(threadIdx.x) < count) {
-    const uint64_t token = shared.token[threadIdx.x];
-    int rank = 0;
-    for (int i = 0; i < count; ++i) rank += shared.token[i] > token;
-    result.top_ids[rank] = order.id(token);
-    result.top_logprobs[rank] = normaliser.logprob(order.score(token));
+  const Ranked ranked = rank_best(tokens, NoWeight{}, count, best);
+  if (ranked.has && ranked.count <= uint32_t(count)) {
+    result.top_ids[ranked.count - 1] = order.id(ranked.token);
+    result.top_logprobs[ranked.count - 1] = normaliser.logprob(order.score(ranked.token));
   }
 }
 

@@ -17,6 +17,10 @@ class TokenOrder {
     const uint32_t bits = std::bit_cast<uint32_t>(score + 0.0f);
     return bits >> 31 ? ~bits : bits | 0x80000000u;
   }
+  /// The score with these of_score(); 0 for both zeros.
+  __device__ static float score_of(uint32_t bits) {
+    return std::bit_cast<float>(bits >> 31 ? bits & 0x7fffffffu : ~bits);
+  }
   __device__ uint64_t operator()(float score, int32_t id) const {
     return uint64_t{of_score(score)} << id_bits_ | (mask() - uint64_t(id));
   }
@@ -27,10 +31,7 @@ class TokenOrder {
 
   /// of_score() of the token's score.
   __device__ uint32_t score_bits(uint64_t number) const { return uint32_t(number >> id_bits_); }
-  __device__ float score(uint64_t number) const {
-    const uint32_t bits = score_bits(number);
-    return std::bit_cast<float>(bits >> 31 ? bits & 0x7fffffffu : ~bits);
-  }
+  __device__ float score(uint64_t number) const { return score_of(score_bits(number)); }
   __device__ int32_t id(uint64_t number) const { return int32_t(mask() - (number & mask())); }
 
  private:

@@ -32,12 +32,8 @@ struct WeightSum {
 
   /// Adds those of the whole warp.
   __device__ void add_lanes(float temperature) {
-    for (int lanes = 16; lanes > 0; lanes /= 2) {
-      WeightSum other;
-      other.largest = __shfl_xor_sync(0xffffffffu, largest, lanes);
-      other.sum = __shfl_xor_sync(0xffffffffu, sum, lanes);
-      add(other, temperature);
-    }
+    raise(TokenOrder::score_of(__reduce_max_sync(0xffffffffu, TokenOrder::of_score(largest))), temperature);
+    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
   }
 
  private:
@@ -51,8 +47,9 @@ struct WeightSum {
 /// What has to be known of a row.
 struct SurveyTask {
   bool best;     ///< the best token
-  bool weights;  ///< the sum of the weights too, and the best of each group
-  bool raw;      ///< the sum of the exponentials of the raw logits, and the best of each group
+  bool weights;  ///< the sum of the weights
+  bool groups;   ///< the best of each group, of the raw logits too
+  bool raw;      ///< the sum of the exponentials of the raw logits
   float temperature;
 };
 
@@ -69,61 +66,43 @@ __device__ __forceinline__ uint64_t warp_max(uint64_t value) {
   return uint64_t{upper} << 32 | lower;
 }
 
-/// What a thread takes of the logits in one turn of its block, loaded all at once.
-struct Turn {
-  float values[2][4] = {};
-  int count[2];
-
-  /// @param group  the first token of its warp
-  __device__ void load(const float* logits, int32_t vocabulary, int32_t group) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      count[i] = load_logits(logits, vocabulary, group + i * kTile + 4 * int(threadIdx.x % 32), values[i]);
-  }
-};
-
-/// Where the first turn of a warp begins, in a part that begins at `first`.
-__device__ __forceinline__ int32_t first_group(int32_t first) {
-  return first + int32_t(threadIdx.x) / 32 * kGroup;
-}
-
 /// The best of the tokens that a thread takes of [first, last), where nothing else is asked for: the number of the token.
 __device__ __forceinline__ uint64_t best_of_raw(const float* logits, int32_t vocabulary,
                                                 const TokenOrder& order, int32_t first, int32_t last,
-                                                Turn turn) {
+                                                TileLogits tile) {
   const int32_t own = first_group(first) + 4 * int32_t(threadIdx.x % 32);
   float most = -std::numeric_limits<float>::infinity();
   int32_t best = own;
-  for (int32_t group = first_group(first); group < last; group += 2 * kTile) {
+  for (int32_t group = first_group(first); group < last; group += kTile) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       // Ids ascend, so a tie changes nothing, and neither does NaN.
-      if (i % 4 >= turn.count[i / 4] || !(turn.values[i / 4][i % 4] > most)) continue;
-      most = turn.values[i / 4][i % 4];
-      best = group + i / 4 * kTile + 4 * int32_t(threadIdx.x % 32) + i % 4;
+      if (i % 4 >= tile.count[i / 4] || !(tile.values[i / 4][i % 4] > most)) continue;
+      most = tile.values[i / 4][i % 4];
+      best = group + i / 4 * kHalfTile + 4 * int32_t(threadIdx.x % 32) + i % 4;
     }
-    if (group + 2 * kTile < last) turn.load(logits, vocabulary, group + 2 * kTile);
+    if (group + kTile < last) tile.load(logits, vocabulary, group + kTile);
   }
   return own < last ? order(most, best) : 0;
 }
 
 /// Summarises the tokens [first, last) of a row: the work of a block. Sums in a fixed order.
-/// @param turn  loaded at first_group(first)
+/// @param tile  loaded at first_group(first)
 __device__ inline void survey(const Scores& scores, const TokenOrder& order, const SurveyTask& task,
-                              int32_t first, int32_t last, const RowWorkspace& workspace, int part, Turn turn,
-                              SurveyShared& shared) {
+                              int32_t first, int32_t last, const RowWorkspace& workspace, int part,
+                              TileLogits tile, SurveyShared& shared) {
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   const bool penalised = scores.seen != nullptr;
   uint64_t best = 0;
   WeightSum sum, raw;
-  const bool simple = !task.weights && !task.raw && !penalised;
-  if (simple) best = best_of_raw(scores.logits, scores.vocabulary, order, first, last, turn);
+  const bool simple = !task.weights && !task.groups && !task.raw && !penalised;
+  if (simple) best = best_of_raw(scores.logits, scores.vocabulary, order, first, last, tile);
   const auto take = [&](int32_t group, float (&values)[4], int count) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) values[i] = Scores::defined(values[i]);
     if (task.raw) {
       raw.add(values, count, 1);
-      if (penalised) {
+      if (penalised && task.groups) {
         uint32_t most = 0;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -144,15 +123,15 @@ __device__ inline void survey(const Scores& scores, const TokenOrder& order, con
       most = max(most, TokenOrder::of_score(values[i]));
     }
     if (task.weights) sum.add(values, count, task.temperature);
-    if (task.weights || (task.raw && !penalised)) {
+    if (task.groups) {
       most = __reduce_max_sync(0xffffffffu, most);
       if (lane == 0) workspace.group_best[group / kGroup] = most;
     }
   };
-  for (int32_t group = first_group(first); group < last && !simple; group += 2 * kTile) {
-    take(group, turn.values[0], turn.count[0]);
-    if (group + kTile < last) take(group + kTile, turn.values[1], turn.count[1]);
-    if (group + 2 * kTile < last) turn.load(scores.logits, scores.vocabulary, group + 2 * kTile);
+  for (int32_t group = first_group(first); group < last && !simple; group += kTile) {
+    take(group, tile.values[0], tile.count[0]);
+    if (group + kHalfTile < last) take(group + kHalfTile, tile.values[1], tile.count[1]);
+    if (group + kTile < last) tile.load(scores.logits, scores.vocabulary, group + kTile);
   }
 
   best = warp_max(best);
