@@ -9,9 +9,8 @@ namespace nibblet {
 /// For one row at most, Layout::fragments.
 struct OneTokenPlan {
   int blocks;
-  int warps;   ///< of a block: at most 16, and at most the units that any block has
-  int stages;  ///< units that each warp keeps in flight, an even number; 6 unless bulk
-  bool bulk;   ///< the copy engine of sm_90 and up fetches weights
+  int warps;   ///< of a block: at most 8, and at most the units that any block has
+  int stages;  ///< pairs of units that each warp keeps in flight: 3, 4 or 6
 };
 size_t shared_bytes(const OneTokenPlan& plan, Format format, int32_t out, int32_t in);
 

@@ -164,6 +164,11 @@ struct RowSums {
     }
   }
 
+  __device__ __forceinline__ void add(const RowSums& other) {
+    upper += other.upper;
+    lower += other.lower;
+  }
+
   /// The whole sums, the same in each lane of a quad; all lanes take part. Still to be multiplied by kOneTokenScale.
   __device__ __forceinline__ void finish() {
     if constexpr (format == Format::nvfp4) {

@@ -44,10 +44,11 @@ struct Output {
   }
 };
 
-template <Format format, bool kBulk>
-__global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task, int stages) {
+template <Format format, int kStages>
+__global__ void __launch_bounds__(kOneTokenWarps * 32, format == Format::nvfp4 ? 2 : 3)
+    linear_one_token(const LinearTask task) {
   grid_dependency_launch();
-  constexpr int32_t kUnitBytes = int32_t(fragment_unit_bytes(format));
+  using Ring = UnitRing<format, kStages>;
   constexpr int32_t kUnitInputs = fragment_inputs(format);
   const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), warps = int(blockDim.x / 32);
   const int32_t first_tile = share(task.tiles, int(blockIdx.x), int(gridDim.x));
@@ -56,17 +57,11 @@ __global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task
   const int32_t begin = share(units, warp, warps), end = share(units, warp + 1, warps);
 
   uint8_t* shared = dynamic_shared<uint8_t>();
-  uint8_t* slots = shared + warp * stages * kUnitBytes;
-  shared += warps * stages * kUnitBytes;
-  uint64_t* barriers = reinterpret_cast<uint64_t*>(shared) + warp * stages;
-  shared += warps * stages * int(sizeof(uint64_t));
-  UnitRing<format, kBulk> ring(slots, barriers, stages,
-                               task.weight + size_t(first_tile * task.units + begin) * kUnitBytes,
-                               end - begin, lane);
-  uint16_t* x = reinterpret_cast<uint16_t*>(shared);
-  shared += task.units * kUnitInputs * 2;
+  Ring ring(shared + warp * Ring::kBytes,
+            task.weight + size_t(first_tile * task.units + begin) * Ring::kUnitBytes, end - begin, lane);
+  uint16_t* x = reinterpret_cast<uint16_t*>(shared + warps * Ring::kBytes);
   // A warp's sums of a tile lie at tile + warp: with consecutive stretches no two of these are equal.
-  float* sums = reinterpret_cast<float*>(shared);
+  float* sums = reinterpret_cast<float*>(x + task.units * kUnitInputs);
   float* scratch = sums + (last_tile - first_tile + warps) * kFragmentRows;
 
   RowStage<2> row;
@@ -81,25 +76,37 @@ __global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task
   output.read_before(task);
   __syncthreads();
 
-  Token<format> inputs;
-  RowSums<format> row_sums;
+  Token<format> inputs, inputs_after;
+  RowSums<format> total;
   int32_t unit = begin % task.units;
   float* to = sums + (begin / task.units + warp) * kFragmentRows + lane / 4;
-  for (int32_t left = end - begin; left > 0; left--) {
-    const Unit<format> weights = read_unit<format>(ring.wait(), lane);
-    inputs.read(x + unit * kUnitInputs, lane);
-    ring.release();
-    row_sums.add(weights, inputs);
-    if (++unit == task.units || left == 1) {
-      row_sums.finish();
-      if (lane % 4 == 0) {
-        to[0] = row_sums.upper;
-        to[8] = row_sums.lower;
-      }
-      row_sums = {};
-      unit = 0;
-      to += kFragmentRows;
+  const auto end_tile = [&] {
+    total.finish();
+    if (lane % 4 == 0) {
+      to[0] = total.upper;
+      to[8] = total.lower;
     }
+    total = {};
+    to += kFragmentRows;
+  };
+  for (int32_t left = end - begin; left > 0; left -= Ring::kStageUnits) {
+    // The products of both units first: two chains of mma, and no branch between them.
+    const uint8_t* slot = ring.wait();
+    const Unit<format> weights = read_unit<format>(slot, lane);
+    const Unit<format> weights_after = read_unit<format>(slot + Ring::kUnitBytes, lane);
+    const int32_t after = unit + 1 == task.units ? 0 : unit + 1;
+    inputs.read(x + unit * kUnitInputs, lane);
+    inputs_after.read(x + after * kUnitInputs, lane);
+    ring.release();
+    RowSums<format> sum, sum_after;
+    sum.add(weights, inputs);
+    sum_after.add(weights_after, inputs_after);
+    total.add(sum);
+    if (after == 0 || left == 1) end_tile();
+    if (left == 1) break;
+    total.add(sum_after);
+    unit = after + 1 == task.units ? 0 : after + 1;
+    if (unit == 0 || left == 2) end_tile();
   }
   __syncthreads();
   if (rows == 0) return;
@@ -114,20 +121,26 @@ __global__ void __launch_bounds__(512, 2) linear_one_token(const LinearTask task
   }
 }
 
-template <Format format, bool kBulk>
-cudaError_t launch_copies(const LinearTask& task, const OneTokenPlan& plan, const CudaTarget& target) {
+template <Format format, int kStages>
+cudaError_t launch_stages(const LinearTask& task, const OneTokenPlan& plan, const CudaTarget& target) {
   const size_t bytes = shared_bytes(plan, format, task.epilogue.out, task.prologue.in);
-  const cudaError_t error = allow_shared_memory(linear_one_token<format, kBulk>, bytes);
+  const cudaError_t error = allow_shared_memory(linear_one_token<format, kStages>, bytes);
   if (error != cudaSuccess) return error;
   const LaunchShape shape = {dim3(unsigned(plan.blocks)), dim3(unsigned(plan.warps * 32)), bytes};
-  return launch(target, shape, linear_one_token<format, kBulk>, task, plan.stages);
+  return launch(target, shape, linear_one_token<format, kStages>, task);
 }
 
 template <Format format>
 cudaError_t launch_format(const LinearTask& task, const OneTokenPlan& plan, const CudaTarget& target) {
-  if (plan.bulk) return launch_copies<format, true>(task, plan, target);
-  if (plan.stages != UnitRing<format, false>::kCopyStages) return cudaErrorInvalidValue;
-  return launch_copies<format, false>(task, plan, target);
+  switch (plan.stages) {
+    case 3:
+      return launch_stages<format, 3>(task, plan, target);
+    case 4:
+      return launch_stages<format, 4>(task, plan, target);
+    case 6:
+      return launch_stages<format, 6>(task, plan, target);
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace
@@ -135,7 +148,7 @@ cudaError_t launch_format(const LinearTask& task, const OneTokenPlan& plan, cons
 size_t shared_bytes(const OneTokenPlan& plan, Format format, int32_t out, int32_t in) {
   const int32_t tiles = round_up(out, kFragmentRows) / kFragmentRows;
   const int32_t tiles_in_block = (tiles + plan.blocks - 1) / plan.blocks;
-  return size_t(plan.warps * plan.stages) * (fragment_unit_bytes(format) + sizeof(uint64_t)) +
+  return size_t(plan.warps * plan.stages) * 2 * fragment_unit_bytes(format) +
          size_t(fragment_units(format, in)) * size_t(fragment_inputs(format)) * 2 +
          size_t(tiles_in_block + plan.warps) * kFragmentRows * sizeof(float) + kScratchFloats * sizeof(float);
 }

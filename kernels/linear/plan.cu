@@ -29,17 +29,23 @@ LinearTask task_of(const LinearArgs& args, const Step* step, void* workspace) {
 int token_tiles_of_block(int32_t count) { return count <= 8 ? 1 : count <= 16 ? 2 : count <= 32 ? 4 : 8; }
 
 /// What a launch costs beside its bytes is the way from the last write of the kernel before to the first sums here, so
-/// that as many bytes as can be should be on the chip when the dependency wait ends, and room be left for those of the
-/// next kernel: about half of a multiprocessor's shared memory. Whole row tiles a block: sums across blocks would cost a
-/// round trip through memory. That SMs differ by a tile matters little while all keep the same bytes in flight, as the
-/// bandwidth goes where it is asked for.
-/// Few tiles (nvfp4 out_proj: 168 of 32 units): a block each, 8 warps with all of their 4 units in flight. More
-/// (nvfp4 in_proj: 644 of 21): a block a multiprocessor, so that x̂ is made once there; 5 tiles are 105 units, of which
-/// 16 warps have 96 in flight.
+/// that as many bytes as can be should be on the chip when the dependency wait ends; but all blocks must be resident at
+/// once. Whole row tiles a block: sums across blocks would cost a round trip through memory.
+///
+/// Measured on an H100 with cold weights (132 multiprocessors). Up to 3 tiles a multiprocessor a block each is best or
+/// close (bf16 [2688, 4096], 168 tiles: 8.7 us, 9.0 with 132 blocks; [4608, 2688], 288 tiles: 10.4, 10.8). With more, two
+/// blocks a multiprocessor, so that one multiplies while the other stages x̂ (bf16 [10304, 2688]: 21.1, 21.7 with one;
+/// [131072, 2688]: 232.7, 233.9; e4m3 [10304, 2688]: 11.8, 12.0). nvfp4 has so few bytes that they fit beside the next
+/// kernel's when there is one (8.7 us, 9.2 with two; 11.2 with so many stages that the next kernel had no room).
 OneTokenPlan plan_one_token(Format format, int32_t out, int32_t in, const CudaTarget& target) {
   const int32_t tiles = row_tiles(out);
-  const bool few = tiles <= 2 * target.multiprocessors;
-  OneTokenPlan plan = {few ? tiles : target.multiprocessors, few ? 8 : 16, 6, target.capability >= 90};
+  const int processors = target.multiprocessors;
+  const int most = format == Format::nvfp4 ? 1 : 2;
+  OneTokenPlan plan = {tiles <= 3 * processors ? tiles : most * processors, kOneTokenWarps,
+                       format == Format::nvfp4 ? 4 : 6};
+  const int resident = (plan.blocks + processors - 1) / processors;
+  const auto fits = [&] { return shared_bytes(plan, format, out, in) <= target.shared_bytes / resident; };
+  while (plan.stages > 3 && !fits()) plan.stages = plan.stages == 6 ? 4 : 3;
   // A small chip, or very long inputs; and every warp needs a unit.
   while (plan.warps > 1 && (plan.warps > tiles / plan.blocks * fragment_units(format, in) ||
                             shared_bytes(plan, format, out, in) > target.shared_bytes)) {

@@ -7,6 +7,8 @@
 /// The kernels of linear; each function returns the first error of its launch.
 namespace nibblet {
 
+constexpr int kOneTokenWarps = 8;
+
 /// Row tiles that a warp of the tokens kernel multiplies with each tile of tokens it reads, and pairs of units that it
 /// keeps in flight.
 constexpr int kTokensRowTiles = 2;

@@ -4,82 +4,60 @@
 
 namespace nibblet {
 
-/// Consecutive units of weights on their way through slots in shared memory, for one warp. All its lanes make every call.
-/// With kBulk the copy engine fills the slots (sm_90 and up, any number of stages), otherwise the lanes do, and there are
-/// kCopyStages stages.
-template <Format format, bool kBulk>
+/// Consecutive units of weights on their way through shared memory, for one warp: two units a stage, so that what a stage
+/// costs in instructions is shared. All lanes make every call.
+template <Format format, int kStages>
 class UnitRing {
  public:
-  static constexpr int kCopyStages = 6;
-  static constexpr uint32_t kBytes = uint32_t(fragment_unit_bytes(format));
+  static constexpr int kStageUnits = 2;
+  static constexpr int kUnitBytes = int(fragment_unit_bytes(format));
+  static constexpr int kBytes = kStages * kStageUnits * kUnitBytes;
 
-  /// Starts the first copies. @param slots  stages · kBytes, 128-byte aligned  @param barriers  one a stage
-  __device__ __forceinline__ UnitRing(uint8_t* slots, uint64_t* barriers, int stages, const uint8_t* source,
-                                      int32_t units, int lane)
-      : slots_(slots),
-        barriers_(barriers),
-        stages_(kBulk ? stages : kCopyStages),
-        source_(source),
-        left_(units),
-        lane_(lane),
-        policy_(evict_first_policy()) {
-    if constexpr (kBulk) {
-      if (lane == 0) {
-        for (int stage = 0; stage < stages_; stage++) mbarrier_init(barriers_ + stage, 1);
-        mbarrier_init_fence();
-      }
-      __syncwarp();
-    }
-    for (stage_ = 0; stage_ < stages_; stage_++) fetch(stage_ < units);
-    stage_ = 0;
+  /// Starts the first copies. @param slots  kBytes, 16-byte aligned
+  __device__ __forceinline__ UnitRing(uint8_t* slots, const uint8_t* source, int32_t units, int lane)
+      : slots_(slots), source_(source), left_(units), lane_(lane) {
+#pragma unroll
+    for (int stage = 0; stage < kStages; stage++) fetch(stage * kStageUnits * kUnitBytes);
   }
 
-  /// Waits for the next unit. @return its slot
+  /// Waits for the next two units. @return their place; the second is undefined past the last unit
   __device__ __forceinline__ const uint8_t* wait() {
-    if constexpr (kBulk) {
-      mbarrier_wait(barriers_ + stage_, parity_);
-    } else {
-      copy_async_wait<kCopyStages - 1>();
-      __syncwarp();
-    }
-    return slots_ + uint32_t(stage_) * kBytes;
+    copy_async_wait<kStages - 1>();
+    __syncwarp();
+    return slots_ + slot_;
   }
 
-  /// Fills the slot anew; the warp has read what it wants of it.
+  /// Fills their place anew; the warp has read what it wants of it.
   __device__ __forceinline__ void release() {
     __syncwarp();
-    fetch(left_ > stages_);
-    left_--;
-    if (++stage_ == stages_) {
-      stage_ = 0;
-      parity_ ^= 1;
-    }
+    fetch(slot_);
+    slot_ += kStageUnits * kUnitBytes;
+    if (slot_ == kBytes) slot_ = 0;
   }
 
  private:
-  __device__ __forceinline__ void fetch(bool wanted) {
-    uint8_t* slot = slots_ + uint32_t(stage_) * kBytes;
-    if constexpr (kBulk) {
-      if (wanted && lane_ == 0) {
-        mbarrier_arrive(barriers_ + stage_, kBytes);
-        copy_bulk(slot, source_, kBytes, barriers_ + stage_, policy_);
+  __device__ __forceinline__ void fetch(int slot) {
+    constexpr int kPieces = kStageUnits * kUnitBytes / 16;
+    uint8_t* to = slots_ + slot + lane_ * 16;
+    const uint8_t* from = source_ + lane_ * 16;
+    if (left_ >= kStageUnits) {
+#pragma unroll
+      for (int first = 0; first < kPieces; first += 32) {
+        if (first + 32 <= kPieces || first + lane_ < kPieces) copy_async(to + first * 16, from + first * 16);
       }
-    } else {
-      if (wanted) fragments::copy_unit<format>(slot, source_, lane_);
-      copy_async_commit();
+    } else if (left_ > 0) {
+      fragments::copy_unit<format>(slots_ + slot, source_, lane_);
     }
-    source_ += kBytes;
+    copy_async_commit();
+    source_ += kStageUnits * kUnitBytes;
+    left_ -= kStageUnits;
   }
 
   uint8_t* slots_;
-  uint64_t* barriers_;
-  int stages_;
   const uint8_t* source_;
-  int32_t left_;
+  int32_t left_;  ///< units not yet asked for
   int lane_;
-  uint64_t policy_;
-  int stage_;
-  uint32_t parity_ = 0;
+  int slot_ = 0;
 };
 
 }  // namespace nibblet

@@ -54,7 +54,7 @@ class Bench {
     const double rate =
         double(weight_.matrix.size() + x_bytes(tokens) + y_bytes(tokens) * (shape_.add ? 2 : 1)) / time;
     std::printf("    %-14s [%d, %d] %3d tokens: %7.2f us, %5.0f GB/s, %5.1f %%, %5.1f TFLOP/s\n", shape_.name,
-                shape_.out, shape_.in, tokens, time, rate / 1000, rate / 30.80,
+                shape_.out, shape_.in, tokens, time, rate / 1000, rate / 30800,
                 2e-6 * tokens * shape_.out * shape_.in / time);
     std::fflush(stdout);
   }
@@ -65,25 +65,21 @@ class Bench {
     const int processors = cuda_target().multiprocessors, tiles = (shape_.out + 15) / 16;
     for (const int blocks : {processors, 2 * processors, 3 * processors, tiles}) {
       if (blocks > tiles || (blocks == tiles && tiles > 6 * processors)) continue;
-      for (const int warps : {4, 8, 16}) {
-        for (const int stages : {4, 6, 8, 12}) {
-          for (const bool bulk : {true, false}) {
-            LinearPlan plan = this->plan(1);
-            plan.one = {blocks, warps, stages, bulk};
-            if (bulk ? cuda_target().capability < 90 : stages != 6) continue;
-            if (shared_bytes(plan.one, shape_.format, shape_.out, shape_.in) > cuda_target().shared_bytes)
-              continue;
-            results.push_back({microseconds(1, plan), plan.one});
-          }
+      for (const int warps : {4, 8}) {
+        for (const int stages : {3, 4, 6}) {
+          LinearPlan plan = this->plan(1);
+          plan.one = {blocks, warps, stages};
+          if (shared_bytes(plan.one, shape_.format, shape_.out, shape_.in) > cuda_target().shared_bytes)
+            continue;
+          results.push_back({microseconds(1, plan), plan.one});
         }
       }
     }
     std::sort(results.begin(), results.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
     for (size_t i = 0; i < results.size() && i < 8; i++) {
       const auto& [time, plan] = results[i];
-      std::printf("      %7.2f us: %d blocks, %d warps, %d stages%s, %zu KB\n", time, plan.blocks, plan.warps,
-                  plan.stages, plan.bulk ? ", bulk" : "",
-                  shared_bytes(plan, shape_.format, shape_.out, shape_.in) >> 10);
+      std::printf("      %7.2f us: %d blocks, %d warps, %d stages, %zu KB\n", time, plan.blocks, plan.warps,
+                  plan.stages, shared_bytes(plan, shape_.format, shape_.out, shape_.in) >> 10);
     }
   }
 
