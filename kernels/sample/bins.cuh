@@ -26,12 +26,18 @@ struct SelectShared {
   uint32_t count[kBins];
   uint32_t mass_low[kBins];
   uint32_t mass_high[kBins];
-  uint16_t list[kMostGroups];
-  struct {
-    uint64_t token, mass;
-  } gathered[kGathered];
-  uint64_t part_mass[kGathered];
-  uint32_t part_count[kGathered];
+  union {
+    /// A tile before it is sorted: the logits, then in their place where the tokens go.
+    float tile[kTile];
+    struct {
+      uint16_t list[kMostGroups];
+      struct {
+        uint64_t token, mass;
+      } gathered[kGathered];
+      uint64_t part_mass[kGathered];
+      uint32_t part_count[kGathered];
+    };
+  };
   uint32_t warp_count[kSampleWarps];
   uint64_t warp_mass[kSampleWarps];
   unsigned long long lowest, highest;

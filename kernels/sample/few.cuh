@@ -24,27 +24,32 @@ struct TokenItems {
     __syncthreads();
     constexpr int kAtOnce = 4;
     const int32_t count = shared.listed;
+    const uint32_t least = order.score_bits(low);
     const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+#pragma unroll 1
     for (int32_t i = warp; i < count; i += kSampleWarps * kAtOnce) {
+      // Which of the 16 tokens may be meant; few are, and those are looked at again, one by one.
+      uint32_t wanted = 0;
       float values[kAtOnce][4] = {};
-      int32_t ids[kAtOnce] = {};
       int counts[kAtOnce];
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
         counts[j] = 0;
         if (i + j * kSampleWarps >= count) continue;
-        ids[j] = shared.list[i + j * kSampleWarps] * kGroup + 4 * lane;
-        counts[j] = load_logits(scores.logits, scores.vocabulary, ids[j], values[j]);
+        const int32_t id = shared.list[i + j * kSampleWarps] * kGroup + 4 * lane;
+        counts[j] = load_logits(scores.logits, scores.vocabulary, id, values[j]);
       }
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          if (k >= counts[j]) continue;
-          const uint64_t number =
-              order(scores.penalised(ids[j] + k, Scores::defined(values[j][k])), ids[j] + k);
-          if (number >= low) visit(number);
-        }
+      for (int k = 0; k < 4 * kAtOnce; ++k) {
+        if (k % 4 >= counts[k / 4]) continue;
+        if (scores.seen != nullptr || TokenOrder::of_score(values[k / 4][k % 4]) >= least) wanted |= 1u << k;
+      }
+#pragma unroll 1
+      for (; wanted != 0; wanted &= wanted - 1) {
+        const int k = __ffs(int(wanted)) - 1;
+        const int32_t id = shared.list[i + k / 4 * kSampleWarps] * kGroup + 4 * lane + k % 4;
+        const uint64_t number = order(scores(id), id);
+        if (number >= low) visit(number);
       }
     }
   }
@@ -89,11 +94,12 @@ __device__ inline uint64_t bound_of_best(const TokenItems& tokens, int32_t count
 /// @param best  no token has a larger number
 template <class Weight>
 __device__ Ranked rank_best(const TokenItems& tokens, const Weight& weight, int32_t count, uint64_t best) {
-  const uint64_t low = bound_of_best(tokens, count);
-  gather(tokens, weight, low, best);
-  if (select_shared().gathered_count > kGathered) {
-    const uint64_t last = select(tokens, NoWeight{}, low, best, false, uint64_t(count)).token;
-    gather(tokens, weight, last, best);
+  uint64_t low = bound_of_best(tokens, count);
+#pragma unroll 1
+  for (;;) {
+    gather(tokens, weight, low, best);
+    if (select_shared().gathered_count <= kGathered) break;
+    low = select(tokens, NoWeight{}, low, best, false, uint64_t(count)).token;
   }
   Ranked ranked;
   ranked.rank();

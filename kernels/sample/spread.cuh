@@ -43,26 +43,34 @@ __device__ inline void sort_tile(const Scores& scores, const BinRange& range, co
                                  int32_t first, const TileLogits& logits, const RowWorkspace& workspace) {
   SelectShared& shared = select_shared();
   constexpr uint32_t kNone = 0xffffffffu;
-  const int lane = int(threadIdx.x) % 32;
-  const int own = first_group(0) + 4 * lane;
-  uint32_t places[8];
-  uint32_t heavy = 0;
-  clear_bins();
+  constexpr int kEach = kTile / kSampleThreads;
+  const int own = int(threadIdx.x);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    places[i] = kNone;
-    if (i % 4 >= logits.count[i / 4]) continue;
-    const int32_t id = first + own + i / 4 * kHalfTile + i % 4;
-    const float score = scores.penalised(id, Scores::defined(logits.values[i / 4][i % 4]));
-    if (TokenOrder::of_score(score) < range.lowest) continue;
-    const float weight = relative_weight(score, range.largest, sampling.temperature);
-    const int bin = range.bin(score);
-    heavy += weight >= sampling.min_p ? 1 : 0;
-    places[i] = uint32_t(bin) << 16 | add_to_bin(bin, mass_of(weight));
+  for (int i = 0; i < 2; ++i) {
+    const float (&values)[4] = logits.values[i];
+    *reinterpret_cast<float4*>(&shared.tile[4 * own + i * kHalfTile]) =
+        make_float4(values[0], values[1], values[2], values[3]);
+  }
+  clear_bins();
+  uint32_t heavy = 0;
+#pragma unroll 1
+  for (int at = own; at < kTile; at += kSampleThreads) {
+    const int32_t id = first + at;
+    uint32_t place = kNone;
+    if (id < scores.vocabulary) {
+      const float score = scores.penalised(id, Scores::defined(shared.tile[at]));
+      if (TokenOrder::of_score(score) >= range.lowest) {
+        const float weight = relative_weight(score, range.largest, sampling.temperature);
+        const int bin = range.bin(score);
+        heavy += weight >= sampling.min_p ? 1 : 0;
+        place = uint32_t(bin) << 16 | add_to_bin(bin, mass_of(weight));
+      }
+    }
+    shared.tile[at] = __uint_as_float(place);
   }
   if (sampling.min_p > 0) {
     heavy = __reduce_add_sync(0xffffffffu, heavy);
-    if (lane == 0 && heavy > 0) atomicAdd(&workspace.histogram->heavy, heavy);
+    if (own % 32 == 0 && heavy > 0) atomicAdd(&workspace.histogram->heavy, heavy);
   }
   __syncthreads();
 
@@ -87,12 +95,16 @@ __device__ inline void sort_tile(const Scores& scores, const BinRange& range, co
   *reinterpret_cast<uint2*>(tile_offsets + ThreadBins::first_bin()) =
       make_uint2(offsets[0] | offsets[1] << 16, offsets[2] | offsets[3] << 16);
   if (threadIdx.x == 0) tile_offsets[kBins] = uint16_t(bins.total_count);
+  uint32_t places[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) places[i] = __float_as_uint(shared.tile[own + i * kSampleThreads]);
+  // Offsets are there, and places are read, before the list takes their room.
   __syncthreads();
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < kEach; ++i) {
     if (places[i] == kNone) continue;
     const uint32_t at = shared.count[places[i] >> 16] + (places[i] & 0xffffu);
-    shared.list[at] = uint16_t(own + i / 4 * kHalfTile + i % 4);
+    shared.list[at] = uint16_t(own + i * kSampleThreads);
   }
   __syncthreads();
   constexpr int kAtOnce = 8;
@@ -100,6 +112,7 @@ __device__ inline void sort_tile(const Scores& scores, const BinRange& range, co
     *reinterpret_cast<uint4*>(workspace.tile_tokens + tile * kTile + at) =
         *reinterpret_cast<const uint4*>(&shared.list[at]);
   }
+  __syncthreads();
 }
 
 /// The tokens of one bin of a row whose tiles are sorted.

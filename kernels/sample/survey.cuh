@@ -86,6 +86,13 @@ __device__ __forceinline__ uint64_t best_of_raw(const float* logits, int32_t voc
   return own < last ? order(most, best) : 0;
 }
 
+/// Scores::penalised, not inlined: it is rare, and long.
+__device__ __noinline__ inline float penalised_score(const uint8_t* seen, const uint32_t* counts,
+                                                     float repetition, float presence, float frequency,
+                                                     int32_t id, float value) {
+  return Scores{nullptr, 0, seen, counts, repetition, presence, frequency}.penalised(id, value);
+}
+
 /// Summarises the tokens [first, last) of a row: the work of a block. Sums in a fixed order.
 /// @param tile  loaded at first_group(first)
 __device__ inline void survey(const Scores& scores, const TokenOrder& order, const SurveyTask& task,
@@ -117,7 +124,9 @@ __device__ inline void survey(const Scores& scores, const TokenOrder& order, con
     for (int i = 0; i < 4; ++i) {
       if (i >= count) continue;
       const int32_t id = group + 4 * lane + i;
-      if (penalised) values[i] = scores.penalised(id, values[i]);
+      if (penalised)
+        values[i] = penalised_score(scores.seen, scores.counts, scores.repetition, scores.presence,
+                                    scores.frequency, id, values[i]);
       const uint64_t number = order(values[i], id);
       best = number > best ? number : best;
       most = max(most, TokenOrder::of_score(values[i]));
@@ -128,9 +137,16 @@ __device__ inline void survey(const Scores& scores, const TokenOrder& order, con
       if (lane == 0) workspace.group_best[group / kGroup] = most;
     }
   };
+#pragma unroll 1
   for (int32_t group = first_group(first); group < last && !simple; group += kTile) {
-    take(group, tile.values[0], tile.count[0]);
-    if (group + kHalfTile < last) take(group + kHalfTile, tile.values[1], tile.count[1]);
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      if (group + half * kHalfTile >= last) break;
+      float values[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) values[i] = half == 0 ? tile.values[0][i] : tile.values[1][i];
+      take(group + half * kHalfTile, values, half == 0 ? tile.count[0] : tile.count[1]);
+    }
     if (group + kTile < last) tile.load(scores.logits, scores.vocabulary, group + kTile);
   }
 
