@@ -1,8 +1,10 @@
-#include <type_traits>
+#include <algorithm>
 
 #include "kernels/attention/kept.cuh"
 #include "kernels/attention/launches.h"
 #include "kernels/attention/merge.cuh"
+#include "kernels/attention/walk.cuh"
+#include "kernels/cuda/step.h"
 
 namespace nibblet {
 namespace {
@@ -12,8 +14,10 @@ using namespace attention_device;
 /// Parts of a context begin at multiples of this many positions.
 constexpr int32_t kChunk = 128;
 /// Partials that one block merges at once; more are merged in groups of kGroup first.
-constexpr int32_t kDirect = 12;
-constexpr int32_t kGroup = 8;
+constexpr int32_t kDirect = 16;
+constexpr int32_t kGroup = 12;
+/// Positions of a part up to which fewer parts are better than a second merge.
+constexpr int32_t kDirectChunk = 512;
 /// Positions of the step that a block converts for itself.
 constexpr int32_t kMostFresh = 64;
 
@@ -30,177 +34,11 @@ struct Cut {
   __host__ __device__ int32_t counters() const { return splits > 1 ? 1 + groups() : 0; }
 };
 
-/// Keys and values of this step as the cache keeps them.
-template <DType kCache>
-using FreshRow = uint8_t[2][kHeadDim * (kCache == DType::e4m3 ? 1 : 2)];
-
 template <DType kCache>
 union Shared {
   FreshRow<kCache> fresh[kMostFresh];
   WarpSums warps;
 };
-
-/// A warp's view of the cache: the positions of one sequence and kv head.
-template <DType kCache>
-class CacheReader {
- public:
-  __device__ __forceinline__ CacheReader(const AttentionArgs& args, const int32_t* pages, int32_t head,
-                                         int32_t fresh_from, int32_t fresh_first, int32_t end,
-                                         const FreshRow<kCache>* fresh)
-      : cache_(static_cast<const uint8_t*>(args.cache)),
-        pages_(pages),
-        part_bytes_(size_t(args.kv_heads) * kPageTokens * kRowBytes),
-        head_bytes_(size_t(head) * kPageTokens * kRowBytes),
-        fresh_from_(fresh_from),
-        fresh_first_(fresh_first),
-        end_(end),
-        fresh_(fresh) {}
-
-  /// Asks for the numbers of the page that has `position` and of the 31 behind it; by all lanes.
-  __device__ __forceinline__ void find_pages(int32_t position) {
-    known_ = position / kPageTokens;
-    const int32_t mine = known_ + int32_t(threadIdx.x) % 32;
-    page_of_lane_ = mine * kPageTokens < end_ ? pages_[mine] : 0;
-  }
-
-  /// Goes to the tile that begins at `position`, behind what find_pages() was called with; by all lanes. Positions of a
-  /// tile share a page.
-  __device__ __forceinline__ void seek(int32_t position) {
-    tile_ = position;
-    if (position / kPageTokens >= known_ + 32) find_pages(position);
-    const int32_t number = __shfl_sync(~0u, page_of_lane_, position / kPageTokens - known_);
-    base_ = cache_ + size_t(number) * 2 * part_bytes_ + head_bytes_ + position % kPageTokens * kRowBytes;
-  }
-
-  /// fetch(position of the tile, byte of the row) for each piece of a lane's keys.
-  template <class Fetch>
-  static __device__ __forceinline__ void each(Keys<kCache>& keys, int g, int t, Fetch fetch) {
-    using Shape = TileShape<kCache>;
-#pragma unroll
-    for (int j = 0; j < Shape::kKeyTiles; ++j) {
-#pragma unroll
-      for (int c = 0; c < Shape::kKeyPieces; ++c) keys.piece[j][c] = fetch(8 * j + g, (4 * c + t) * 16);
-    }
-  }
-  template <class Fetch>
-  static __device__ __forceinline__ void each(Values<kCache>& values, int g, int t, Fetch fetch) {
-    using Shape = TileShape<kCache>;
-#pragma unroll
-    for (int h = 0; h < Shape::kValueSteps; ++h) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-#pragma unroll
-        for (int c = 0; c < Shape::kValuePieces; ++c) {
-          values.piece[h][r][c] =
-              fetch(16 * h + 2 * t + r % 2 + r / 2 * 8, (Shape::kValuePieces * g + c) * 16);
-        }
-      }
-    }
-  }
-
-  /// Keys or values of the tile; 0 beyond the end, where a page may hold anything.
-  template <class Pieces>
-  __device__ __forceinline__ void load(Pieces& pieces, int g, int t) const {
-    constexpr CachePart part = std::is_same_v<Pieces, Keys<kCache>> ? kKey : kValue;
-    const uint8_t* const from = base_ + size_t(part) * part_bytes_;
-    if (tile_ + TileShape<kCache>::kPositions <= min(fresh_from_, end_)) {
-      each(pieces, g, t, [&](int32_t position, int32_t byte) {
-        return load_once(from + uint32_t(position * kRowBytes + byte));
-      });
-    } else {
-      each(pieces, g, t, [&](int32_t offset, int32_t byte) -> uint4 {
-        const int32_t position = tile_ + offset;
-        if (position >= end_) return {0, 0, 0, 0};
-        if (position < fresh_from_) return load_once(from + uint32_t(offset * kRowBytes + byte));
-        return *reinterpret_cast<const uint4*>(&fresh_[position - fresh_first_][part][byte]);
-      });
-    }
-  }
-
- private:
-  static constexpr int32_t kRowBytes = kHeadDim * (kCache == DType::e4m3 ? 1 : 2);
-
-  const uint8_t* cache_;
-  const int32_t* pages_;
-  size_t part_bytes_, head_bytes_;
-  int32_t fresh_from_;   ///< positions from here on are those of the step
-  int32_t fresh_first_;  ///< the one that fresh_[0] has
-  int32_t end_;
-  const FreshRow<kCache>* fresh_;
-  const uint8_t* base_ = nullptr;
-  int32_t tile_ = 0;
-  int32_t known_ = 0;  ///< page_of_lane_ is of this page and the lane's number behind it
-  int32_t page_of_lane_ = 0;
-};
-
-template <DType kCache, bool kNan>
-__device__ __forceinline__ void add_tile_values(const float (&weights)[TileShape<kCache>::kKeyTiles][4],
-                                                const Values<kCache>& values, Running& running) {
-#pragma unroll
-  for (int h = 0; h < TileShape<kCache>::kValueSteps; ++h) {
-    add_values<kCache, kNan>(split_weights(weights[2 * h], weights[2 * h + 1]), values, h, running.sums);
-  }
-}
-
-__device__ __forceinline__ bool any_nan(const Keys<DType::e4m3>& keys) {
-  bool found = false;
-#pragma unroll
-  for (const auto& pieces : keys.piece) found |= has_nan(pieces[0]) || has_nan(pieces[1]);
-  return __any_sync(~0u, found) != 0;
-}
-__device__ __forceinline__ bool any_nan(const Values<DType::e4m3>& values) {
-  bool found = false;
-#pragma unroll
-  for (const auto& rows : values.piece) {
-#pragma unroll
-    for (const auto& pieces : rows) found |= has_nan(pieces[0]);
-  }
-  return __any_sync(~0u, found) != 0;
-}
-__device__ __forceinline__ bool any_nan(const Keys<DType::bf16>&) { return false; }
-__device__ __forceinline__ bool any_nan(const Values<DType::bf16>&) { return false; }
-
-/// Attends the 16 rows to every eighth tile from `begin` on, up to the reader's end.
-template <DType kCache>
-__device__ __forceinline__ void attend_tiles(const Queries& q, CacheReader<kCache>& reader, int32_t begin,
-                                             int32_t end, float scale, Running& running) {
-  using Shape = TileShape<kCache>;
-  constexpr int32_t kStride = kAttendWarps * Shape::kPositions;
-  const int lane = int(threadIdx.x) % 32;
-  const int g = lane / 4;
-  const int t = lane % 4;
-  int32_t tile = begin + int32_t(threadIdx.x) / 32 * Shape::kPositions;
-  if (tile >= end) return;
-  Keys<kCache> keys;
-  Values<kCache> values;
-  reader.seek(tile);
-  reader.load(keys, g, t);
-  reader.load(values, g, t);
-  while (true) {
-    const int32_t next = tile + kStride;
-    const bool more = next < end;
-    float scores[Shape::kKeyTiles][4];
-    if (any_nan(keys)) {
-      multiply_keys<kCache, kCache == DType::e4m3>(q, keys, scores);
-    } else {
-      multiply_keys<kCache, false>(q, keys, scores);
-    }
-    // Registers are loaded again as soon as they were used: that hides half of the way to memory.
-    if (more) {
-      reader.seek(next);
-      reader.load(keys, g, t);
-    }
-    weigh(scores, scale, end - tile, t, running);
-    if (any_nan(values)) {
-      add_tile_values<kCache, kCache == DType::e4m3>(scores, values, running);
-    } else {
-      add_tile_values<kCache, false>(scores, values, running);
-    }
-    if (!more) return;
-    reader.load(values, g, t);
-    tile = next;
-  }
-}
 
 /// Writes the outputs of 16 rows, of which those from `rows` on do not exist.
 __device__ __forceinline__ void write_rows(const AttentionArgs& args, const Own& own, float scale,
@@ -223,8 +61,16 @@ __device__ __forceinline__ void write_rows(const AttentionArgs& args, const Own&
   }
 }
 
+/// Positions of a part of a context, a multiple of kChunk.
+__device__ __forceinline__ int32_t chunk_of(int32_t length, int32_t splits) {
+  int32_t share = (length + splits - 1) / splits;
+  if (length <= kDirect * kDirectChunk) share = max(share, (length + kDirect - 1) / kDirect);
+  return (share + kChunk - 1) / kChunk * kChunk;
+}
+
 /// Block (x, token): split x % splits of unit x / splits of the token. Parts of the context that no position falls into
-/// end at once; the last part to arrive merges all.
+/// end at once; the last part to arrive merges all. What earlier steps cached is on its way before the wait (cuda.h says
+/// why that may be).
 template <DType kCache>
 __global__ void __launch_bounds__(kAttendThreads, 1)
     attend_kernel(const AttentionArgs args, const Cut cut, Partial* partials, uint32_t* counters) {
@@ -235,25 +81,38 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
   const int32_t row_tile = unit % cut.row_tiles;
   const int32_t kv_head = unit / cut.row_tiles;
   const int32_t group = args.heads / args.kv_heads;
-  const int lane = int(threadIdx.x) % 32;
+  const int32_t thread = int32_t(threadIdx.x);
+  const int lane = thread % 32;
   Shared<kCache>& shared = *dynamic_shared<Shared<kCache>>();
   __shared__ bool is_last;
-  grid_dependency_wait();
 
-  const Step& step = *args.step;
-  if (token >= step.tokens) return;
-  // A step of one token has one sequence: one trip to memory less.
-  const int32_t index = gridDim.y == 1 ? 0 : step.sequence_of[token];
-  const Sequence sequence = step.sequences[index];
+  // append_cuda writes what is then read from the cache.
+  if (cut.appended) grid_dependency_wait();
+  const StepHead step = load_step(args.step);
+  int32_t index = 0;
+  Sequence sequence = {};
+  bool live = false;
+  if (token < step.tokens) {
+    // A step of one token has one sequence: one trip to memory less.
+    if (gridDim.y > 1) index = step.sequence_of[token];
+    sequence = step.sequences[index];
+    live = is_live(sequence, args.slots);
+  }
   const int32_t position = sequence.position + token - sequence.first;
-  const int32_t length = position + 1;
-  const int32_t share = (length + cut.splits - 1) / cut.splits;
-  const int32_t chunk = (share + kChunk - 1) / kChunk * kChunk;
-  const int32_t active = (length + chunk - 1) / chunk;
-  if (split >= active) return;
-  const bool live = is_live(sequence, args.slots);
+  const int32_t length = token < step.tokens ? position + 1 : 0;
+  const int32_t chunk = chunk_of(length, cut.splits);
   const int32_t begin = split * chunk;
   const int32_t end = min(length, begin + chunk);
+  const int32_t fresh_from = cut.appended ? length : sequence.position;
+  const int32_t fresh_first = max(fresh_from, begin);
+  const int32_t* const pages = step.pages + int64_t(index) * step.pages_per_sequence;
+  CacheReader<kCache> reader(args, pages, kv_head, fresh_from, fresh_first, end, shared.fresh);
+  Walk<kCache> walk(reader, begin, end, live);
+  // Of one part the block that stores the token's own key and value.
+  const bool stores = fresh_first < end && end == length && row_tile == 0;
+  const int32_t own_page = stores ? pages[position / kPageTokens] : 0;
+  grid_dependency_wait();
+  if (begin >= end || !live) return;
 
   // Rows g and g + 8 of the tile are query heads.
   const int32_t head = kv_head * group + row_tile * kRows;
@@ -263,14 +122,9 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
   const auto row_of = [&](int32_t row) { return row < rows ? queries + row * kHeadDim : nullptr; };
   const Queries q = load_queries<kCache>(row_of(lane / 4), row_of(lane / 4 + 8), lane % 4);
 
-  const int32_t fresh_from = cut.appended ? length : sequence.position;
-  const int32_t fresh_first = max(fresh_from, begin);
-  CacheReader<kCache> reader(args, step.pages + int64_t(index) * step.pages_per_sequence, kv_head, fresh_from,
-                             fresh_first, end, shared.fresh);
-  reader.find_pages(begin + int32_t(threadIdx.x) / 32 * TileShape<kCache>::kPositions);
-  if (!live) return;
   if (fresh_first < end) {
-    for (int32_t i = int32_t(threadIdx.x); i < (end - fresh_first) * 2 * kHeadDim; i += kAttendThreads) {
+#pragma unroll 1
+    for (int32_t i = thread; i < (end - fresh_first) * 2 * kHeadDim; i += kAttendThreads) {
       const int32_t row = i / (2 * kHeadDim);
       const CachePart part = CachePart(i / kHeadDim % 2);
       const size_t from =
@@ -278,21 +132,28 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
           i % kHeadDim;
       const float value = read_element(args.qkv, DType::bf16, from) / cache_scale(args, part);
       write_element(shared.fresh[row][part], kCache, size_t(i % kHeadDim), value);
-      if (end == length && row == end - fresh_first - 1 && row_tile == 0) {
-        write_element(args.cache, kCache, cache_index(args, index, position, part, kv_head) + i % kHeadDim,
-                      value);
-      }
     }
     __syncthreads();
+    constexpr int32_t kRowBytes = int32_t(sizeof shared.fresh[0][0]);
+    // By the last warp, which has nothing else to do in short contexts.
+#pragma unroll 1
+    for (int32_t i = lane * 16; stores && thread >= kAttendThreads - 32 && i < 2 * kRowBytes; i += 32 * 16) {
+      const CachePart part = CachePart(i / kRowBytes);
+      const size_t row = ((size_t(own_page) * 2 + part) * args.kv_heads + kv_head) * kPageTokens +
+                         size_t(position % kPageTokens);
+      *reinterpret_cast<uint4*>(static_cast<uint8_t*>(args.cache) + row * kRowBytes + i % kRowBytes) =
+          *reinterpret_cast<const uint4*>(&shared.fresh[end - fresh_first - 1][part][i % kRowBytes]);
+    }
   }
 
   Running running;
-  attend_tiles<kCache>(q, reader, begin, end, args.scale * cache_scale(args, kKey), running);
+  walk.attend(q, args.scale * cache_scale(args, kKey), running);
   constexpr int32_t kPositions = TileShape<kCache>::kPositions;
   const int32_t used = min(kAttendWarps, (end - begin + kPositions - 1) / kPositions);
   if (fresh_first < end) __syncthreads();
   Own own = merge_warps(running, used, shared.warps);
 
+  const int32_t active = (length + chunk - 1) / chunk;
   if (active > 1) {
     const size_t place = size_t(token) * (gridDim.x / cut.splits) + unit;
     Partial* const parts = partials + place * cut.partials();
@@ -304,13 +165,13 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
       const int32_t part = split / kGroup;
       const int32_t members = min(kGroup, active - part * kGroup);
       if (!arrive_last(arrived + 1 + part, members, is_last)) return;
-      own = merge_partials(parts + part * kGroup, members);
+      own = merge_partials<kDirect>(parts + part * kGroup, members);
       from = parts + cut.splits;
       count = (active + kGroup - 1) / kGroup;
       store_partial(own, from + part);
     }
     if (!arrive_last(arrived, count, is_last)) return;
-    own = merge_partials(from, count);
+    own = merge_partials<kDirect>(from, count);
   }
   write_rows(args, own, cache_scale(args, kValue), token, head, rows);
 }
@@ -321,6 +182,8 @@ Cut cut_for(const AttentionArgs& args, int32_t capacity, const CudaTarget& targe
   cut.row_tiles = (group + kRows - 1) / kRows;
   const int64_t units = int64_t{capacity} * args.kv_heads * cut.row_tiles;
   cut.splits = units < target.multiprocessors ? int32_t(target.multiprocessors / units) : 1;
+  // One block merges at most kDirect groups.
+  cut.splits = std::min(cut.splits, kDirect * kGroup);
   return cut;
 }
 

@@ -13,8 +13,7 @@ constexpr int kOwnColumns = kValueColumns / kAttendWarps;
 /// 16 query rows over some positions. `sums` lie as the lanes of a warp hold them (tile.cuh).
 struct Partial {
   float4 sums[kValueColumns][32];
-  float largest[kRows];
-  float total[kRows];
+  float2 softmax[kRows];  ///< maximum and total
 };
 
 /// A thread's part of one, for rows g and g + 8.
@@ -32,37 +31,60 @@ __device__ __forceinline__ void store_partial(const Own& own, Partial* to) {
   if (warp == 0 && lane % 4 == 0) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      to->largest[lane / 4 + 8 * half] = own.largest[half];
-      to->total[lane / 4 + 8 * half] = own.total[half];
+      to->softmax[lane / 4 + 8 * half] = {own.largest[half], own.total[half]};
     }
   }
 }
 
-/// Partials from[0] to from[count - 1], by all threads of a block.
+/// Partials from[0] to from[count - 1], by all threads of a block. All loads of a kind are under way at once.
+template <int kMost>
 __device__ __forceinline__ Own merge_partials(const Partial* from, int32_t count) {
   const int lane = int(threadIdx.x) % 32;
   const int warp = int(threadIdx.x) / 32;
   const int row = lane / 4;
+  float2 upper[kMost], lower[kMost];
+#pragma unroll
+  for (int p = 0; p < kMost; ++p) {
+    upper[p] = lower[p] = {-INFINITY, 0};
+    if (p < count) {
+      upper[p] = from[p].softmax[row];
+      lower[p] = from[p].softmax[row + 8];
+    }
+  }
   Own own = {{-INFINITY, -INFINITY}, {0, 0}, {}};
-#pragma unroll 4
-  for (int32_t p = 0; p < count; ++p) {
-    own.largest[0] = fmaxf(own.largest[0], from[p].largest[row]);
-    own.largest[1] = fmaxf(own.largest[1], from[p].largest[row + 8]);
+#pragma unroll
+  for (int p = 0; p < kMost; ++p) {
+    own.largest[0] = fmaxf(own.largest[0], upper[p].x);
+    own.largest[1] = fmaxf(own.largest[1], lower[p].x);
   }
   const float offset0 = softmax_offset(own.largest[0]);
   const float offset1 = softmax_offset(own.largest[1]);
-#pragma unroll 4
-  for (int32_t p = 0; p < count; ++p) {
-    const float factor0 = std::exp(from[p].largest[row] - offset0);
-    const float factor1 = std::exp(from[p].largest[row + 8] - offset1);
-    own.total[0] = fmaf(factor0, from[p].total[row], own.total[0]);
-    own.total[1] = fmaf(factor1, from[p].total[row + 8], own.total[1]);
+  constexpr int kTogether = 8;
 #pragma unroll
-    for (int i = 0; i < kOwnColumns; ++i) {
-      const float4 part = from[p].sums[warp * kOwnColumns + i][lane];
-      float4& sum = own.sums[i];
-      sum = {fmaf(factor0, part.x, sum.x), fmaf(factor0, part.y, sum.y), fmaf(factor1, part.z, sum.z),
-             fmaf(factor1, part.w, sum.w)};
+  for (int first = 0; first < kMost; first += kTogether) {
+    if (first >= count) break;
+    float4 parts[kTogether][kOwnColumns];
+#pragma unroll
+    for (int p = 0; p < kTogether; ++p) {
+#pragma unroll
+      for (int i = 0; i < kOwnColumns; ++i) {
+        parts[p][i] = {0, 0, 0, 0};
+        if (first + p < count) parts[p][i] = from[first + p].sums[warp * kOwnColumns + i][lane];
+      }
+    }
+#pragma unroll
+    for (int p = 0; p < kTogether; ++p) {
+      const float factor0 = std::exp(upper[first + p].x - offset0);
+      const float factor1 = std::exp(lower[first + p].x - offset1);
+      own.total[0] = fmaf(factor0, upper[first + p].y, own.total[0]);
+      own.total[1] = fmaf(factor1, lower[first + p].y, own.total[1]);
+#pragma unroll
+      for (int i = 0; i < kOwnColumns; ++i) {
+        const float4 part = parts[p][i];
+        float4& sum = own.sums[i];
+        sum = {fmaf(factor0, part.x, sum.x), fmaf(factor0, part.y, sum.y), fmaf(factor1, part.z, sum.z),
+               fmaf(factor1, part.w, sum.w)};
+      }
     }
   }
   return own;

@@ -27,8 +27,8 @@ constexpr int kValueColumns = kHeadDim / 8;
 template <DType kCache>
 struct TileShape {
   static constexpr int kPiece = kCache == DType::e4m3 ? 16 : 8;  ///< elements in 16 bytes
-  static constexpr int kPositions =
-      kCache == DType::e4m3 ? 32 : 16;                      ///< of a tile: 32 registers of keys a lane
+  static constexpr int kPositions = 16;                          ///< of a tile
+  static constexpr int kStages = kPiece / 8;  ///< tiles whose loads are under way: 32 registers of keys
   static constexpr int kKeyPieces = kHeadDim / 4 / kPiece;  ///< of a lane's part of a key
   static constexpr int kValuePieces = 16 / kPiece;          ///< of a lane's part of a value
   static constexpr int kKeyTiles = kPositions / 8;
@@ -52,24 +52,15 @@ __device__ __forceinline__ uint32_t word_of(uint4 piece, int i) {
   return i == 0 ? piece.x : i == 1 ? piece.y : i == 2 ? piece.z : piece.w;
 }
 
-/// Whether one of 16 e4m3 is a NaN.
-__device__ __forceinline__ bool has_nan(uint4 piece) {
-  uint32_t carries = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) carries |= (word_of(piece, i) & 0x7f7f7f7fu) + 0x01010101u;
-  return (carries & 0x80808080u) != 0;
+/// The highest bit of each byte: whether that e4m3 is a NaN.
+__device__ __forceinline__ uint32_t nan_bits(uint32_t word) {
+  return ((word & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
 }
 
-/// The e4m3 in the upper bytes of both halves as bf16, exactly. A NaN becomes 480 unless kNan.
-template <bool kNan>
+/// The e4m3 in the upper bytes of both halves as bf16, exactly, but a NaN as 480: see spread_nan.
 __device__ __forceinline__ uint32_t widen(uint32_t upper_bytes) {
   // The bits of e4m3 in their places of bf16 stand for 2⁻¹²⁰ of its value, subnormals included.
-  uint32_t halves = (upper_bytes & 0x80008000u) | (upper_bytes >> 4 & 0x07f007f0u);
-  if constexpr (kNan) {
-    if ((halves & 0x07f0u) == 0x07f0u) halves |= 0x7fc0u;
-    if ((halves & 0x07f00000u) == 0x07f00000u) halves |= 0x7fc00000u;
-  }
-  return multiply_bf16x2(halves, 0x7b807b80u);
+  return multiply_bf16x2((upper_bytes & 0x80008000u) | (upper_bytes >> 4 & 0x07f007f0u), 0x7b807b80u);
 }
 
 /// The address within a row of q, k or v of the four consecutive elements that step `s` of lane t multiplies.
@@ -106,7 +97,7 @@ __device__ __forceinline__ Queries load_queries(const uint16_t* row, const uint1
 }
 
 /// q · k of the tile, without any scale.
-template <DType kCache, bool kNan>
+template <DType kCache>
 __device__ __forceinline__ void multiply_keys(const Queries& q, const Keys<kCache>& keys,
                                               float (&scores)[TileShape<kCache>::kKeyTiles][4]) {
   using Shape = TileShape<kCache>;
@@ -122,7 +113,7 @@ __device__ __forceinline__ void multiply_keys(const Queries& q, const Keys<kCach
       const uint32_t (&a)[4] = q.part[s];
       if constexpr (kCache == DType::e4m3) {
         const uint32_t word = word_of(keys.piece[j][s / 4], s % 4);
-        mma_bf16(scores[j], a[0], a[1], a[2], a[3], widen<kNan>(word << 8), widen<kNan>(word));
+        mma_bf16(scores[j], a[0], a[1], a[2], a[3], widen(word << 8), widen(word));
       } else {
         const uint4 piece = keys.piece[j][s / 2];
         mma_bf16(scores[j], a[0], a[1], a[2], a[3], word_of(piece, s % 2 * 2), word_of(piece, s % 2 * 2 + 1));
@@ -158,7 +149,7 @@ __device__ __forceinline__ Weights split_weights(const float (&low)[4], const fl
 }
 
 /// Adds weights · values of 16 positions, those of step h of the tile.
-template <DType kCache, bool kNan>
+template <DType kCache>
 __device__ __forceinline__ void add_values(const Weights& w, const Values<kCache>& values, int h,
                                            float (&sums)[kValueColumns][4]) {
 #pragma unroll
@@ -167,8 +158,8 @@ __device__ __forceinline__ void add_values(const Weights& w, const Values<kCache
     const auto& rows = values.piece[h];
     if constexpr (kCache == DType::e4m3) {
       const uint32_t selector = 0x4000u + unsigned(i % 4) * 0x1010u;
-      b0 = widen<kNan>(__byte_perm(word_of(rows[0][0], i / 4), word_of(rows[1][0], i / 4), selector));
-      b1 = widen<kNan>(__byte_perm(word_of(rows[2][0], i / 4), word_of(rows[3][0], i / 4), selector));
+      b0 = widen(__byte_perm(word_of(rows[0][0], i / 4), word_of(rows[1][0], i / 4), selector));
+      b1 = widen(__byte_perm(word_of(rows[2][0], i / 4), word_of(rows[3][0], i / 4), selector));
     } else {
       const uint32_t selector = i % 2 == 0 ? 0x5410u : 0x7632u;
       b0 = __byte_perm(word_of(rows[0][i / 8], i % 8 / 2), word_of(rows[1][i / 8], i % 8 / 2), selector);
@@ -232,5 +223,61 @@ __device__ __forceinline__ void weigh(float (&scores)[kKeyTiles][4], float scale
     }
   }
 }
+
+/// Scores of keys with a NaN, and sums of values with one, become NaN; by a warp. What widen() makes of a NaN is a
+/// number: this comes after the products.
+__device__ __forceinline__ void spread_nan(const Keys<DType::e4m3>& keys,
+                                           float (&scores)[TileShape<DType::e4m3>::kKeyTiles][4]) {
+  constexpr int kKeyTiles = TileShape<DType::e4m3>::kKeyTiles;
+  uint32_t found[kKeyTiles] = {};
+  uint32_t any = 0;
+#pragma unroll
+  for (int j = 0; j < kKeyTiles; ++j) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) found[j] |= nan_bits(word_of(keys.piece[j][i / 4], i % 4));
+    any |= found[j];
+  }
+  if (!__any_sync(~0u, any != 0)) return;
+  const int t = int(threadIdx.x) % 4;
+#pragma unroll
+  for (int j = 0; j < kKeyTiles; ++j) {
+    const uint32_t lanes = __ballot_sync(~0u, found[j] != 0);
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      if ((lanes >> (4 * (2 * t + c)) & 15) != 0) scores[j][c] = scores[j][2 + c] = NAN;
+    }
+  }
+}
+__device__ __forceinline__ void spread_nan(const Values<DType::e4m3>& values,
+                                           float (&sums)[kValueColumns][4]) {
+  uint32_t found[4] = {};
+#pragma unroll
+  for (const auto& rows : values.piece) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+#pragma unroll
+      for (int w = 0; w < 4; ++w) found[w] |= nan_bits(word_of(rows[r][0], w));
+    }
+  }
+  if (!__any_sync(~0u, (found[0] | found[1] | found[2] | found[3]) != 0)) return;
+  const int t = int(threadIdx.x) % 4;
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    uint32_t of_row = found[w];
+    of_row |= __shfl_xor_sync(~0u, of_row, 1);
+    of_row |= __shfl_xor_sync(~0u, of_row, 2);
+    // Elements from 32·t on were loaded by lanes of g = 2t and 2t + 1.
+    const uint32_t low = __shfl_sync(~0u, of_row, 8 * t);
+    const uint32_t high = __shfl_sync(~0u, of_row, 8 * t + 4);
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      float (&sum)[4] = sums[4 * w + b];
+      if ((low >> (8 * b + 7) & 1) != 0) sum[0] = sum[2] = NAN;
+      if ((high >> (8 * b + 7) & 1) != 0) sum[1] = sum[3] = NAN;
+    }
+  }
+}
+__device__ __forceinline__ void spread_nan(const Keys<DType::bf16>&, float (&)[2][4]) {}
+__device__ __forceinline__ void spread_nan(const Values<DType::bf16>&, float (&)[kValueColumns][4]) {}
 
 }  // namespace nibblet::attention_device

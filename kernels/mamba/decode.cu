@@ -1,3 +1,4 @@
+#include "kernels/cuda/step.h"
 #include "kernels/mamba/launches.h"
 #include "kernels/mamba/mixer.cuh"
 
@@ -14,13 +15,14 @@ constexpr int32_t kTile = 8;
 /// Rows of a warp where a step has one token: one sequence alone fills the machine only with half heads.
 constexpr int kRowsOfOne = 2;
 constexpr int kRowsOfMany = 4;
-static_assert(2 * kFastState + 2 * kRowsOfMany * kWarps < kThreads,
-              "a thread for each channel, gate and the step");
+static_assert(2 * kFastState + 2 * kRowsOfMany * kWarps + kTile <= kThreads,
+              "a thread for each channel and gate, and for each token's step");
 
 struct MixShape {
   int32_t parts;       ///< blocks of a head
   int32_t block_rows;  ///< rows of the state of each but perhaps the last
   int32_t tile;        ///< tokens prepared together, at most kTile
+  int32_t heads_of_group;
 
   /// B, C and x of a token.
   __host__ __device__ int32_t pitch(int32_t states) const { return 2 * states + block_rows; }
@@ -43,8 +45,9 @@ __device__ __forceinline__ int32_t channel_of(const MambaArgs& args, const Mamba
   return first_row + local - 2 * args.state;
 }
 
-/// Block (x, y): part x % parts of head x / parts of sequence y. All blocks of a group compute its B and C from the old
+/// Block (x, y, z): part x of head y of sequence z. All blocks of a group compute its B and C from the old
 /// convolution state; the last one to arrive, when nobody reads that any more, replaces it and normalises the group.
+/// Everything but `projected` is read before the wait (cuda.h says why that may be).
 template <int kRows>
 __global__ void __launch_bounds__(kThreads, 2)
     mix_kernel(const MambaArgs given, const MixShape mix, float* gated, uint32_t* arrived) {
@@ -52,16 +55,15 @@ __global__ void __launch_bounds__(kThreads, 2)
   const MambaArgs args = known<kRows>(given);
   const MambaShape shape(args);
   constexpr int kTaps = kRows > 0 ? kFastTaps : kMaxTaps;
-  constexpr bool kOne = kRows == kRowsOfOne;
+  constexpr int kTokens = kRows == kRowsOfOne ? 1 : kTile;
   const int32_t thread = int32_t(threadIdx.x);
   const int32_t lane = thread % 32;
-  const int32_t head = int32_t(blockIdx.x) / mix.parts;
-  const int32_t begin = int32_t(blockIdx.x) % mix.parts * mix.block_rows;
+  const int32_t head = int32_t(blockIdx.y);
+  const int32_t begin = int32_t(blockIdx.x) * mix.block_rows;
   const int32_t rows = min(mix.block_rows, args.head_dim - begin);
   const int32_t first_row = head * args.head_dim + begin;
-  const int32_t heads_of_group = args.heads / args.groups;
-  const int32_t group = head / heads_of_group;
-  const int32_t width = shape.inner / args.groups;
+  const int32_t group = head / mix.heads_of_group;
+  const int32_t width = mix.heads_of_group * args.head_dim;
   const int32_t channels = 2 * args.state + rows;
   const int32_t pitch = mix.pitch(args.state);
 
@@ -71,30 +73,23 @@ __global__ void __launch_bounds__(kThreads, 2)
   float2* const steps = reinterpret_cast<float2*>(u + mix.steps_at(args.state, width));
   __shared__ bool is_last;
 
-  // Weights: the only thing that may be read before the wait.
-  for (int32_t i = thread; i < width; i += kThreads) norm[i] = args.norm[group * width + i];
-  Convolution<kTaps> convolution;
-  [[maybe_unused]] const int32_t own_channel = channel_of(args, shape, group, first_row, thread);
-  if constexpr (kRows > 0) {
-    if (thread < channels) convolution.load(args, own_channel);
+  const StepHead step = load_step(args.step);
+  Sequence sequence = {};
+  bool live = false;
+  if (int32_t(blockIdx.z) < step.sequence_count) {
+    sequence = step.sequences[blockIdx.z];
+    live = is_live(sequence, args.slots);
   }
-  const float d = args.d[head];
-  grid_dependency_wait();
-
-  const Step& step = *args.step;
-  if (int32_t(blockIdx.y) >= step.sequence_count) return;
-  float input = 0;
-  if constexpr (kOne) {
-    // The only token is the first: its row is read while the sequence is.
-    const int32_t place = thread < channels          ? shape.inner + own_channel
-                          : thread < channels + rows ? first_row + thread - channels
-                                                     : shape.inner + shape.channels + head;
-    input = read_element(args.projected, args.type, size_t(place));
-  }
-  const Sequence sequence = step.sequences[blockIdx.y];
-  const bool live = is_live(sequence, args.slots);
   float* const state = args.ssm_state + (size_t(sequence.slot) * shape.inner + first_row) * args.state;
 
+  const HeadStep head_step(args, head);
+  const float d = args.d[head];
+  Convolution<kTaps> convolution;
+  // In the kernels that keep the state in registers a thread prepares one thing: a channel, a gate, or, from the end,
+  // the step of a token.
+  [[maybe_unused]] const int32_t own_channel = channel_of(args, shape, group, first_row, thread);
+  [[maybe_unused]] const int32_t own_step = kThreads - 1 - thread;
+  [[maybe_unused]] float window[kTaps] = {};
   [[maybe_unused]] const int32_t own_row = thread / 32 * kRows;
   [[maybe_unused]] float4 own[kRows > 0 ? kRows : 1];
   if constexpr (kRows > 0) {
@@ -104,25 +99,51 @@ __global__ void __launch_bounds__(kThreads, 2)
       own[r] = {0, 0, 0, 0};
       if (sequence.position > 0 && own_row + r < rows) own[r] = from[r * (kFastState / 4)];
     }
+    if (thread < channels) {
+      convolution.load(args, own_channel);
+      if (live) convolution.load_history(args, shape, sequence, own_channel, window);
+    }
   }
+#pragma unroll 1
+  for (int32_t i = thread; i < width; i += kThreads) norm[i] = args.norm[group * width + i];
+  grid_dependency_wait();
   if (!live) return;
 
   for (int32_t first = 0; first < sequence.count; first += mix.tile) {
     const int32_t count = min(mix.tile, sequence.count - first);
     if (first > 0) __syncthreads();
-    if constexpr (kOne) {
-      if (thread < channels) {
-        u[thread] = convolution.one(args, shape, sequence, own_channel, input);
-      } else if (thread < channels + rows) {
-        gates[thread - channels] = silu(input);
-      } else if (thread == kThreads - 1) {
-        steps[0] = step_size(args, input, head);
+    if constexpr (kRows > 0) {
+      const bool is_gate = thread >= channels && thread < channels + rows;
+      const int32_t place = thread < channels ? shape.inner + own_channel
+                            : is_gate         ? first_row + thread - channels
+                                              : shape.inner + shape.channels + head;
+      const int32_t earliest = thread < channels + rows ? 0 : own_step;
+      const int32_t end = thread < channels + rows ? count : min(count, own_step + 1);
+      float inputs[kTokens];
+#pragma unroll
+      for (int t = 0; t < kTokens; ++t) {
+        inputs[t] = 0;
+        if (t >= earliest && t < end) {
+          inputs[t] =
+              read_element(args.projected, args.type, size_t(sequence.first + first + t) * shape.row + place);
+        }
+      }
+#pragma unroll
+      for (int t = 0; t < kTokens; ++t) {
+        if (t < earliest || t >= end) continue;
+        if (thread < channels) {
+          u[t * pitch + thread] = convolution.next(window, inputs[t]);
+        } else if (is_gate) {
+          gates[t * mix.block_rows + thread - channels] = silu(inputs[t]);
+        } else {
+          steps[t] = head_step.size(inputs[t]);
+        }
       }
     } else {
       for (int32_t local = thread; local < channels + rows; local += kThreads) {
         if (local < channels) {
           const int32_t channel = channel_of(args, shape, group, first_row, local);
-          if constexpr (kRows == 0) convolution.load(args, channel);
+          convolution.load(args, channel);
           convolution.run(args, shape, sequence, channel, first, count, u + local, pitch);
         } else {
           const int32_t row = local - channels;
@@ -134,9 +155,11 @@ __global__ void __launch_bounds__(kThreads, 2)
           }
         }
       }
-      // From the end: those threads have no channel.
       const int32_t t = kThreads - 1 - thread;
-      if (t < count) steps[t] = step_size(args, shape, sequence.first + first + t, head);
+      if (t < count) {
+        const size_t at = shape.dt_row(sequence.first + first + t) + head;
+        steps[t] = head_step.size(read_element(args.projected, args.type, at));
+      }
     }
     __syncthreads();
 
@@ -166,10 +189,10 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 
   __syncthreads();
-  uint32_t* const counter = arrived + blockIdx.y * args.groups + group;
+  uint32_t* const counter = arrived + blockIdx.z * args.groups + group;
   if (thread == 0) {
     __threadfence();
-    is_last = atomicAdd(counter, 1u) + 1 == uint32_t(heads_of_group * mix.parts);
+    is_last = atomicAdd(counter, 1u) + 1 == uint32_t(mix.heads_of_group * mix.parts);
   }
   // Meanwhile what nobody waits for.
   if constexpr (kRows > 0) {
@@ -179,8 +202,15 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (own_row + r < rows) to[r * (kFastState / 4)] = own[r];
     }
   }
-  for (int32_t row = thread; row < rows; row += kThreads) {
-    store_history<kTaps>(args, shape, sequence, first_row + row);
+  const int32_t shared_channels = 2 * args.state;  // B and C, which other blocks read
+  if constexpr (kRows > 0) {
+    if (thread >= shared_channels && thread < channels) {
+      store_window(args, shape, sequence.slot, own_channel, window);
+    }
+  } else {
+    for (int32_t row = thread; row < rows; row += kThreads) {
+      store_history<kTaps>(args, shape, sequence, first_row + row);
+    }
   }
   __syncthreads();
   if (!is_last) return;
@@ -190,9 +220,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     const float* values = gated + size_t(sequence.first + t) * shape.inner + group * width;
     normalise(args, shape, sequence.first + t, group, norm, [&](int32_t i) { return values[i]; });
   }
-  // From the end: with few tokens those warps have nothing to normalise.
-  for (int32_t local = kThreads - 1 - thread; local < 2 * args.state; local += kThreads) {
-    store_history<kTaps>(args, shape, sequence, channel_of(args, shape, group, first_row, local));
+  if constexpr (kRows > 0) {
+    if (thread < shared_channels) store_window(args, shape, sequence.slot, own_channel, window);
+  } else {
+    for (int32_t local = thread; local < shared_channels; local += kThreads) {
+      store_history<kTaps>(args, shape, sequence, channel_of(args, shape, group, first_row, local));
+    }
   }
   if (thread == 0) *counter = 0;
 }
@@ -204,11 +237,12 @@ cudaError_t launch_mix(const MambaArgs& args, int32_t capacity, float* gated, ui
   mix.block_rows = kRows > 0 ? kRows * kWarps : args.head_dim;
   mix.parts = (args.head_dim + mix.block_rows - 1) / mix.block_rows;
   mix.tile = capacity < kTile ? capacity : kTile;
-  const int32_t width = args.heads / args.groups * args.head_dim;
+  mix.heads_of_group = args.heads / args.groups;
+  const int32_t width = mix.heads_of_group * args.head_dim;
   const size_t shared = mix.shared_bytes(args.state, width);
   if (cudaError_t error = allow_shared_memory(mix_kernel<kRows>, shared); error != cudaSuccess) return error;
-  const LaunchShape launched = {dim3(unsigned(args.heads * mix.parts), unsigned(capacity)), dim3(kThreads),
-                                shared};
+  const LaunchShape launched = {dim3(unsigned(mix.parts), unsigned(args.heads), unsigned(capacity)),
+                                dim3(kThreads), shared};
   return launch(target, launched, mix_kernel<kRows>, args, mix, gated, arrived);
 }
 

@@ -55,17 +55,24 @@ class Convolution {
     }
   }
 
-  /// u of the only token of a step, whose input is `input`.
-  __device__ __forceinline__ float one(const MambaArgs& args, const MambaShape& shape,
-                                       const Sequence& sequence, int32_t channel, float input) const {
-    float window[kTaps];
+  /// The inputs before time 0, the last of them in window[kTaps - 2].
+  static __device__ __forceinline__ void load_history(const MambaArgs& args, const MambaShape& shape,
+                                                      const Sequence& sequence, int32_t channel,
+                                                      float (&window)[kTaps]) {
 #pragma unroll
     for (int i = 0; i < kTaps - 1; ++i) {
       const int back = kTaps - 1 - i;
       window[i] = back < args.kernel ? conv_input(args, shape, sequence, channel, -back) : 0;
     }
+  }
+
+  /// u of a token, whose input moves into the window.
+  __device__ __forceinline__ float next(float (&window)[kTaps], float input) const {
     window[kTaps - 1] = input;
-    return silu(sum_of(window));
+    const float u = silu(sum_of(window));
+#pragma unroll
+    for (int i = 0; i < kTaps - 1; ++i) window[i] = window[i + 1];
+    return u;
   }
 
   /// u of `count` tokens from `first` on (a time), to to[0], to[stride], …
@@ -119,14 +126,31 @@ __device__ __forceinline__ void store_history(const MambaArgs& args, const Mamba
   }
 }
 
-/// x: dt of a head whose input of the step is `raw`; y: what the state decays by.
-__device__ __forceinline__ float2 step_size(const MambaArgs& args, float raw, int32_t head) {
-  const float dt = softplus(raw + args.dt_bias[head]);
-  return {dt, std::exp(-std::exp(args.a_log[head]) * dt)};
+/// Leaves in the convolution state what Convolution::next left in the window.
+template <int kTaps>
+__device__ __forceinline__ void store_window(const MambaArgs& args, const MambaShape& shape, int32_t slot,
+                                             int32_t channel, const float (&window)[kTaps]) {
+  const size_t state = (size_t(slot) * shape.channels + channel) * (kTaps - 1);
+#pragma unroll
+  for (int i = 0; i < kTaps - 1; ++i) write_element(args.conv_state, args.type, state + i, window[i]);
 }
+
+/// What a head's steps need of its weights.
+struct HeadStep {
+  float dt_bias;
+  float rate;
+
+  __device__ __forceinline__ HeadStep(const MambaArgs& args, int32_t head)
+      : dt_bias(args.dt_bias[head]), rate(-std::exp(args.a_log[head])) {}
+  /// x: dt of a token whose input is `raw`; y: what the state decays by.
+  __device__ __forceinline__ float2 size(float raw) const {
+    const float dt = softplus(raw + dt_bias);
+    return {dt, std::exp(rate * dt)};
+  }
+};
 __device__ __forceinline__ float2 step_size(const MambaArgs& args, const MambaShape& shape, int32_t token,
                                             int32_t head) {
-  return step_size(args, read_element(args.projected, args.type, shape.dt_row(token) + head), head);
+  return HeadStep(args, head).size(read_element(args.projected, args.type, shape.dt_row(token) + head));
 }
 
 /// Sums kRows values of each lane over the warp. @return the sum of value lane / (32 / kRows), added in the order of a
