@@ -75,11 +75,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   const StepHead step = load_step(args.step);
   Sequence sequence = {};
-  bool live = false;
-  if (int32_t(blockIdx.z) < step.sequence_count) {
-    sequence = step.sequences[blockIdx.z];
-    live = is_live(sequence, args.slots);
-  }
+  const bool present = int32_t(blockIdx.z) < step.sequence_count;
+  if (present) sequence = step.sequences[blockIdx.z];
   float* const state = args.ssm_state + (size_t(sequence.slot) * shape.inner + first_row) * args.state;
 
   const HeadStep head_step(args, head);
@@ -101,11 +98,17 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     if (thread < channels) {
       convolution.load(args, own_channel);
-      if (live) convolution.load_history(args, shape, sequence, own_channel, window);
+      convolution.load_history(args, shape, sequence, own_channel, window);
     }
   }
 #pragma unroll 1
   for (int32_t i = thread; i < width; i += kThreads) norm[i] = args.norm[group * width + i];
+  [[maybe_unused]] const bool is_gate = thread >= channels && thread < channels + rows;
+  const int32_t place = thread < channels ? shape.inner + own_channel
+                        : is_gate         ? first_row + thread - channels
+                                          : shape.inner + shape.channels + head;
+  [[maybe_unused]] const size_t input_at = size_t(sequence.first) * shape.row + place;
+  const bool live = present && is_live(sequence, args.slots);
   grid_dependency_wait();
   if (!live) return;
 
@@ -113,10 +116,6 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int32_t count = min(mix.tile, sequence.count - first);
     if (first > 0) __syncthreads();
     if constexpr (kRows > 0) {
-      const bool is_gate = thread >= channels && thread < channels + rows;
-      const int32_t place = thread < channels ? shape.inner + own_channel
-                            : is_gate         ? first_row + thread - channels
-                                              : shape.inner + shape.channels + head;
       const int32_t earliest = thread < channels + rows ? 0 : own_step;
       const int32_t end = thread < channels + rows ? count : min(count, own_step + 1);
       float inputs[kTokens];
@@ -124,8 +123,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int t = 0; t < kTokens; ++t) {
         inputs[t] = 0;
         if (t >= earliest && t < end) {
-          inputs[t] =
-              read_element(args.projected, args.type, size_t(sequence.first + first + t) * shape.row + place);
+          inputs[t] = read_element(args.projected, args.type, input_at + size_t(first + t) * shape.row);
         }
       }
 #pragma unroll
