@@ -139,8 +139,7 @@ __global__ void __launch_bounds__(kSampleThreads, 2)
   const Scores scores = scores_of_row(args, row, sequence, sampling);
   const TokenOrder order(args.vocabulary);
   // Every warp does: that takes no longer than one doing it for all.
-  const RowSummary summary =
-      task.best || task.raw ? combine_parts(workspace, layout.parts, order, task) : RowSummary{};
+  const RowSummary summary = task.best ? combine_parts(workspace, layout.parts, order, task) : RowSummary{};
   const bool random = !forced && sampling.temperature > 0 &&
                       order.score(summary.best) > -std::numeric_limits<float>::infinity();
   const RelativeWeight weight = {order, order.score(summary.best), sampling.temperature};
@@ -167,7 +166,8 @@ __global__ void __launch_bounds__(kSampleThreads, 2)
   }
 
   if (sampling.logprobs >= 0) {
-    const LogNormaliser normaliser = {summary.raw.largest, log(summary.raw.sum)};
+    const WeightSum sum = combine_raw(workspace, layout.parts);
+    const LogNormaliser normaliser = {sum.largest, log(sum.sum)};
     if (threadIdx.x == 0) result.logprob = normaliser.logprob(scores.raw(token));
     Scores raw = scores;
     raw.seen = nullptr;

@@ -53,7 +53,7 @@ __device__ inline void sort_tile(const Scores& scores, const BinRange& range, co
   }
   clear_bins();
   uint32_t heavy = 0;
-#pragma unroll 1
+#pragma unroll 2
   for (int at = own; at < kTile; at += kSampleThreads) {
     const int32_t id = first + at;
     uint32_t place = kNone;

@@ -180,24 +180,32 @@ __device__ inline void survey(const Scores& scores, const TokenOrder& order, con
 struct RowSummary {
   uint64_t best;
   double sum;
-  WeightSum raw;
 };
 
 /// The work of one warp; all lanes get the same. `task` as in the survey.
 __device__ inline RowSummary combine_parts(const RowWorkspace& workspace, int parts, const TokenOrder& order,
                                            const SurveyTask& task) {
   uint64_t best = 0;
-  WeightSum sum, raw;
+  WeightSum sum;
+#pragma unroll 1
   for (int part = int(threadIdx.x) % 32; part < parts; part += 32) {
     const PartSummary& summary = workspace.parts[part];
     best = summary.best > best ? summary.best : best;
     if (task.weights) sum.add({order.score(summary.best), summary.sum}, task.temperature);
-    if (task.raw) raw.add({summary.raw_largest, summary.raw_sum}, 1);
   }
   best = warp_max(best);
   if (task.weights) sum.add_lanes(task.temperature);
-  if (task.raw) raw.add_lanes(1);
-  return {best, sum.sum, raw};
+  return {best, sum.sum};
+}
+
+/// The same of the raw logits.
+__device__ inline WeightSum combine_raw(const RowWorkspace& workspace, int parts) {
+  WeightSum raw;
+#pragma unroll 1
+  for (int part = int(threadIdx.x) % 32; part < parts; part += 32)
+    raw.add({workspace.parts[part].raw_largest, workspace.parts[part].raw_sum}, 1);
+  raw.add_lanes(1);
+  return raw;
 }
 
 }  // namespace nibblet

@@ -196,6 +196,33 @@ TEST(cuda_sample_truncations_of_many_ties) {
   check_agreement(agreement);
 }
 
+TEST(cuda_sample_small_top_k) {
+  // The best tokens lie apart, next to each other, or are more equals than one block orders.
+  Random random(9);
+  Agreement agreement;
+  constexpr int32_t kVocabulary = 33000;
+  Rows rows(kVocabulary);
+  for (const int32_t k : {1, 2, 40, 100, 128, 129}) {
+    for (int kind = 0; kind < 4; ++kind) {
+      std::vector<float> logits = random_logits(random, kVocabulary, kind == 3 ? 3 : 0);
+      if (kind == 1 || kind == 2) {
+        const int32_t first = random.below(kVocabulary - 600);
+        for (int i = 0; i < 600; ++i)
+          logits[size_t(first + i)] = float(20 + (kind == 1 ? random.normal() : i / 50));
+      }
+      Sampling s = plain_sampling();
+      s.top_k = k;
+      if (random.below(2)) s.top_p = 0.8f;
+      if (random.below(2)) s.min_p = 0.1f;
+      if (random.below(2)) s.logprobs = kTopLogprobs;
+      s.seed_low = uint32_t(random.bits());
+      rows.add(logits, s, k);
+    }
+  }
+  check_rows(rows, 24, agreement);
+  check_agreement(agreement);
+}
+
 TEST(cuda_sample_logprobs) {
   Random random(8);
   for (const int32_t vocabulary : {1, 3, 19, 20, 500, 9000}) {
