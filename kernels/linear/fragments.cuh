@@ -200,35 +200,45 @@ constexpr size_t token_piece_offset(Format format, int32_t token, int32_t k) {
   return size_t(k / inputs) * size_t(inputs) * 16 + size_t(row * 512 + (token * 4 + t) * 16);
 }
 
-/// Decodes a unit piece by piece for several tokens: `multiply(mma, a)` gets the registers of A of each.
+/// Decodes what of a unit goes with one piece of inputs, 16 bytes a lane and tile of eight tokens: `multiply(mma, a)` gets
+/// the registers of A of two mma (mma 0 and 1), whose B registers are words 2 mma and 2 mma + 1 of the lane's 16 bytes.
 /// Values are weight · kTokensScale^-1, block scales included.
 template <Format format, class Multiply>
-__device__ __forceinline__ void for_each_mma(const Unit<format>& unit, const Multiply& multiply) {
+__device__ __forceinline__ void for_each_mma_of_piece(const Unit<format>& unit, int piece,
+                                                      const Multiply& multiply) {
   uint32_t a[4];
   if constexpr (format == Format::nvfp4) {
+    const int block = piece / 2;
+    uint32_t scales[2];
 #pragma unroll
-    for (int block = 0; block < 2; block++) {
-      uint32_t scales[2];
+    for (int row = 0; row < 2; row++) {
+      // At most 448 · 2^119: a finite bf16, and exact.
+      const uint32_t bits = __float_as_uint(scale_of(unit.scales, 2 * row + block) * 0x1p119f);
+      scales[row] = bits | bits >> 16;
+    }
 #pragma unroll
-      for (int row = 0; row < 2; row++) {
-        // At most 448 · 2^119: a finite bf16, and exact.
-        const uint32_t bits = __float_as_uint(scale_of(unit.scales, 2 * row + block) * 0x1p119f);
-        scales[row] = bits | bits >> 16;
-      }
+    for (int mma = 0; mma < 2; mma++) {
+      decode_codes(word_of(block == 0 ? unit.low : unit.high, piece % 2 * 2 + mma), a);
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        decode_codes(word_of(block == 0 ? unit.low : unit.high, i), a);
-#pragma unroll
-        for (int j = 0; j < 4; j++) a[j] = multiply_bf16x2(a[j], scales[j % 2]);
-        multiply(4 * block + i, a);
-      }
+      for (int j = 0; j < 4; j++) a[j] = multiply_bf16x2(a[j], scales[j % 2]);
+      multiply(mma, a);
     }
   } else {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-      registers_of(unit, i, a);
-      multiply(i, a);
+    for (int mma = 0; mma < 2; mma++) {
+      registers_of(unit, mma, a);
+      multiply(mma, a);
     }
+  }
+}
+
+/// All of a unit: `multiply(mma, a)` for mma 0 to 2 · kTokenPieces - 1.
+template <Format format, class Multiply>
+__device__ __forceinline__ void for_each_mma(const Unit<format>& unit, const Multiply& multiply) {
+#pragma unroll
+  for (int piece = 0; piece < kTokenPieces<format>; piece++) {
+    for_each_mma_of_piece(unit, piece,
+                          [&](int mma, const uint32_t (&a)[4]) { multiply(2 * piece + mma, a); });
   }
 }
 
@@ -238,12 +248,10 @@ struct TokenTile {
   uint4 pieces[kTokenPieces<format>];
 
   /// @param unit  the unit's staged inputs of the tile, in shared or global memory
-  __device__ __forceinline__ void read(const uint8_t* unit, int lane) { read_pieces(unit + lane * 16, 512); }
-  /// @param piece  the lane's first; the others follow `stride` bytes apart
-  __device__ __forceinline__ void read_pieces(const uint8_t* piece, int stride) {
+  __device__ __forceinline__ void read(const uint8_t* unit, int lane) {
 #pragma unroll
     for (int p = 0; p < kTokenPieces<format>; p++)
-      pieces[p] = *reinterpret_cast<const uint4*>(piece + p * stride);
+      pieces[p] = reinterpret_cast<const uint4*>(unit)[p * 32 + lane];
   }
   __device__ __forceinline__ uint32_t b0(int i) const { return word_of(pieces[i / 2], i % 2 * 2); }
   __device__ __forceinline__ uint32_t b1(int i) const { return word_of(pieces[i / 2], i % 2 * 2 + 1); }

@@ -54,18 +54,21 @@ OneTokenPlan plan_one_token(Format format, int32_t out, int32_t in, const CudaTa
   return plan;
 }
 
-/// x̂ comes from the second-level cache, once a block: with many tokens a block takes more rows and fewer warps share the
-/// inputs, or that traffic would outgrow the weights' (64 tokens of 2688 inputs are 344 KB). Few rows: more warps share
-/// the inputs, so that blocks suffice for all multiprocessors. Rows that are x̂ already are read where they are while that
-/// saves more (a launch) than it costs (half of each sector that a lane's 16 bytes lie in, until its next piece).
+/// All warps of a block share the inputs of one pair of row tiles: blocks of more pairs leave multiprocessors idle (64
+/// tokens, bf16 [10304, 2688]: 46 us with 8 splits, 56 with 2). Only where there are very many pairs (the head) fewer
+/// splits save more, as x̂ comes from the second-level cache once a block. Rows that are x̂ already are read where they are
+/// while that saves more (a launch) than it costs (half of each sector that a lane's 16 bytes lie in, until its next
+/// piece): 32 tokens and [2688, 4096], 18.3 us for 19.1 in bf16, 10.1 for 10.5 in nvfp4, but 16.2 for 14.1 with 64.
 TokensPlan plan_tokens(const LinearArgs& args, const CudaTarget& target) {
   TokensPlan plan{};
   plan.token_tiles = token_tiles_of_block(args.count);
-  plan.direct = plan.token_tiles <= 2 && can_be_direct(args);
-  plan.splits = plan.token_tiles >= 8 ? 2 : plan.token_tiles >= 4 ? 4 : 8;
+  plan.direct = plan.token_tiles <= 4 && can_be_direct(args);
+  plan.splits = kTokensWarps;
   const int32_t pairs = (row_tiles(args.weight.out) + kTokensRowTiles - 1) / kTokensRowTiles;
-  while (plan.splits < kTokensWarps && pairs * plan.splits < kTokensWarps * target.multiprocessors)
-    plan.splits *= 2;
+  while (plan.token_tiles >= 4 && plan.splits > 2 &&
+         pairs * (plan.splits / 2) >= 4 * kTokensWarps * target.multiprocessors) {
+    plan.splits /= 2;
+  }
   return plan;
 }
 

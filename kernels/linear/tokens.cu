@@ -5,7 +5,8 @@
 ///
 /// A warp has two row tiles and a stretch of their units, which it multiplies with all tokens of the block; `splits` warps
 /// share the units of two tiles, and their sums meet in shared memory in the order of the warps. Units wait in a ring of
-/// each warp; x̂ comes from the caches, where the other warps' reads put it: prepared, or bf16 rows as they are.
+/// each warp; x̂ comes from the caches, where the other warps' reads put it: prepared, or bf16 rows as they are. A warp asks
+/// for what it multiplies next before it multiplies what it has, as the second-level cache takes hundreds of cycles.
 namespace nibblet {
 namespace {
 
@@ -50,21 +51,36 @@ struct Inputs {
 template <Format format, int kTokenTiles>
 struct Accumulators {
   float c[kTokensRowTiles][kTokenTiles][4] = {};
+  /// Of each tile of tokens the piece that is multiplied next, on its way.
+  uint4 next[kTokenTiles];
 
+  __device__ __forceinline__ void fetch(const Inputs<format, kTokenTiles>& inputs, const uint8_t* x) {
+#pragma unroll
+    for (int i = 0; i < kTokenTiles; i++) next[i] = *reinterpret_cast<const uint4*>(x + inputs.tile[i]);
+  }
+
+  /// The first piece of `unit` was fetched before; that of `after`, which may be any unit, is fetched here.
   __device__ __forceinline__ void add(const Unit<format> (&units)[kTokensRowTiles],
-                                      const Inputs<format, kTokenTiles>& inputs, int32_t unit) {
+                                      const Inputs<format, kTokenTiles>& inputs, int32_t unit,
+                                      int32_t after) {
     const uint8_t* x = inputs.x + size_t(unit) * size_t(inputs.unit_bytes);
-    TokenTile<format> tokens[kTokenTiles];
 #pragma unroll
-    for (int i = 0; i < kTokenTiles; i++) tokens[i].read_pieces(x + inputs.tile[i], inputs.piece_bytes);
+    for (int piece = 0; piece < kTokenPieces<format>; piece++) {
+      uint4 tokens[kTokenTiles];
 #pragma unroll
-    for (int r = 0; r < kTokensRowTiles; r++) {
-      for_each_mma(units[r], [&](int mma, const uint32_t (&a)[4]) {
+      for (int i = 0; i < kTokenTiles; i++) tokens[i] = next[i];
+      fetch(inputs, piece + 1 < kTokenPieces<format> ? x + (piece + 1) * inputs.piece_bytes
+                                                     : inputs.x + size_t(after) * size_t(inputs.unit_bytes));
 #pragma unroll
-        for (int i = 0; i < kTokenTiles; i++) {
-          mma_bf16(c[r][i], a[0], a[1], a[2], a[3], tokens[i].b0(mma), tokens[i].b1(mma));
-        }
-      });
+      for (int r = 0; r < kTokensRowTiles; r++) {
+        for_each_mma_of_piece(units[r], piece, [&](int mma, const uint32_t (&a)[4]) {
+#pragma unroll
+          for (int i = 0; i < kTokenTiles; i++) {
+            mma_bf16(c[r][i], a[0], a[1], a[2], a[3], word_of(tokens[i], 2 * mma),
+                     word_of(tokens[i], 2 * mma + 1));
+          }
+        });
+      }
     }
   }
 };
@@ -108,6 +124,7 @@ __global__ void __launch_bounds__(kTokensWarps * 32)
   const Inputs<format, kTokenTiles> inputs(task, first_row, rows, direct, lane);
 
   Accumulators<format, kTokenTiles> sums;
+  if (rows > 0) sums.fetch(inputs, inputs.x + size_t(begin) * size_t(inputs.unit_bytes));
   int stage = 0;
   // With no rows left the copies are only waited for.
   for (int32_t unit = begin; unit < end; unit++) {
@@ -122,7 +139,7 @@ __global__ void __launch_bounds__(kTokensWarps * 32)
     __syncwarp();
     fetch(unit + kTokensStages, stage);
     if (++stage == kTokensStages) stage = 0;
-    sums.add(units, inputs, unit);
+    sums.add(units, inputs, unit, unit + 1 < end ? unit + 1 : unit);
   }
   copy_async_wait<0>();
   __syncthreads();
