@@ -50,7 +50,7 @@ function address() {
   const vitest = [process.execPath, 'node_modules/vitest/vitest.mjs', 'run', '--testTimeout=600000', ...suites]
   step(`address and undefined: the addon in ${suites.join(', ')}`, vitest, preload)
 
-  const fuzz = [process.execPath, '--import', 'tsx', 'test/fuzz/main.ts', '--limit', '120000']
+  const fuzz = [process.execPath, '--import', 'tsx', 'test/fuzz/main.ts', '--limit', '300000']
   const { count, seed } = values
   step(
     `address and undefined: the addon on ${count} damaged model folders, seed ${seed}`,

@@ -10,7 +10,7 @@ import { type Subject, subjects } from './subjects.js'
 
 test('damaged model folders answer or end in an error that names the file', { timeout: 1_800_000 }, async () => {
   const [seed, count] = [rounds(Date.now() % 1e9, 1122), rounds(3_000, 200)]
-  const result = await runFuzz({ seed, count, caseLimit: 120_000, keep: 'build/fuzz-failures' })
+  const result = await runFuzz({ seed, count, caseLimit: 300_000, keep: 'build/fuzz-failures' })
   console.log(describeFuzz(result, seed))
   expect(result.failures, `npm run fuzz -- --seed ${seed} --count ${count} repeats it`).toEqual([])
   expect(result.cases).toBe(count)
