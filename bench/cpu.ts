@@ -9,7 +9,7 @@ import { measureRoofline } from '../lib/bench/roofline.js'
 import { Device } from '../lib/core/device.js'
 import { cases, measure, type OpResult } from './ops.js'
 import { runPeer } from './peer.js'
-import { type CpuReport, describeReport, insertReport } from './report.js'
+import { type CpuReport, cpuMarks, describeReport, insertReport } from './report.js'
 
 const { values } = parseArgs({
   options: {
@@ -79,7 +79,10 @@ process.stdout.write(`${describeReport(report)}\n`)
 if (values.out === undefined) {
   const file = (path: string) => fileURLToPath(new URL(path, import.meta.url))
   await writeFile(file('results/cpu.json'), `${JSON.stringify(report, null, 2)}\n`)
-  await writeFile(file('README.md'), insertReport(await readFile(file('README.md'), 'utf8'), report))
+  await writeFile(
+    file('README.md'),
+    insertReport(await readFile(file('README.md'), 'utf8'), describeReport(report), cpuMarks),
+  )
 } else {
   await writeFile(values.out, `${JSON.stringify(report, null, 2)}\n`)
 }
