@@ -149,14 +149,11 @@ __device__ __forceinline__ Own merge_warps(const Running& running, int32_t used,
 __device__ __forceinline__ bool arrive_last(uint32_t* counter, int32_t expected, bool& shared_flag) {
   __syncthreads();
   if (threadIdx.x == 0) {
-    __threadfence();
-    shared_flag = atomicAdd(counter, 1u) + 1 == uint32_t(expected);
+    shared_flag = arrive_on(counter, 1) + 1 == uint32_t(expected);
     if (shared_flag) *counter = 0;
   }
   __syncthreads();
-  const bool last = shared_flag;
-  if (last) __threadfence();
-  return last;
+  return shared_flag;
 }
 
 }  // namespace nibblet::attention_device

@@ -217,4 +217,20 @@ __device__ __forceinline__ uint4 load_once(const void* from) {
 #endif
 }
 
+/// Adds to a counter of the whole GPU. What this thread wrote before, and what it knows of by a barrier, is seen by whoever
+/// finds the sum, and by those it meets at a barrier then.
+/// @return the counter before
+__device__ __forceinline__ uint32_t arrive_on(uint32_t* counter, uint32_t count) {
+#ifdef __CUDACC__
+  uint32_t before;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(counter), "r"(count)
+               : "memory");
+  return before;
+#else
+  return atomicAdd(counter, count);
+#endif
+}
+
 }  // namespace nibblet

@@ -189,8 +189,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();
   uint32_t* const counter = arrived + blockIdx.z * args.groups + group;
   if (thread == 0) {
-    __threadfence();
-    is_last = atomicAdd(counter, 1u) + 1 == uint32_t(mix.heads_of_group * mix.parts);
+    is_last = arrive_on(counter, 1) + 1 == uint32_t(mix.heads_of_group * mix.parts);
   }
   // Meanwhile what nobody waits for.
   if constexpr (kRows > 0) {
@@ -213,10 +212,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();
   if (!is_last) return;
 
-  __threadfence();
   for (int32_t t = thread / 32; t < sequence.count; t += kWarps) {
     const float* values = gated + size_t(sequence.first + t) * shape.inner + group * width;
-    normalise(args, shape, sequence.first + t, group, norm, [&](int32_t i) { return values[i]; });
+    normalise(args, shape, width, sequence.first + t, group, norm, [&](int32_t i) { return values[i]; });
   }
   if constexpr (kRows > 0) {
     if (thread < shared_channels) store_window(args, shape, sequence.slot, own_channel, window);

@@ -228,13 +228,12 @@ __device__ void scan_plain(float* state, int32_t states, int32_t rows, bool from
 }
 
 /// Writes the normalised outputs of one token and group; by a warp. `value(i)`: the gated value of channel i of the
-/// group; `norm`: the weights of the group.
+/// group; `width`: channels of a group; `norm`: the weights of the group.
 template <class Value>
-__device__ __forceinline__ void normalise(const MambaArgs& args, const MambaShape& shape, int32_t token,
-                                          int32_t group, const float* norm, Value value) {
+__device__ __forceinline__ void normalise(const MambaArgs& args, const MambaShape& shape, int32_t width,
+                                          int32_t token, int32_t group, const float* norm, Value value) {
   constexpr int kKept = 16;  // read once as far as that
   const int32_t lane = int32_t(threadIdx.x) % 32;
-  const int32_t width = shape.inner / args.groups;
   float kept[kKept];
   float squares = 0;
 #pragma unroll

@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(const MambaArgs args, co
   const int32_t width = shape.inner / args.groups;
   const float* values = scanned + size_t(token) * shape.inner + group * width;
   const size_t gates = size_t(token) * shape.row + group * width;
-  normalise(args, shape, token, group, args.norm + group * width,
+  normalise(args, shape, width, token, group, args.norm + group * width,
             [&](int32_t i) { return values[i] * silu(read_element(args.projected, args.type, gates + i)); });
 }
 
