@@ -30,7 +30,10 @@ struct SelectShared {
     /// A tile before it is sorted: the logits, then in their place where the tokens go.
     float tile[kTile];
     struct {
-      uint16_t list[kMostGroups];
+      union {
+        uint16_t list[kMostGroups];
+        uint4 list_words[kMostGroups / 8];
+      };
       struct {
         uint64_t token, mass;
       } gathered[kGathered];

@@ -90,13 +90,10 @@ __device__ void write_result(const Result& result, Result* to) {
 
 /// Counts the calling block as done. @return whether it is the last of `blocks`; then it can read what the others wrote
 __device__ bool arrive_last(uint32_t* counter, unsigned blocks, ChooseShared& shared) {
-  if (blocks == 1) {
-    __syncthreads();
-    return true;
-  }
   // Every thread wrote something that the last block reads.
   __threadfence();
   __syncthreads();
+  if (blocks == 1) return true;
   if (threadIdx.x == 0) {
     shared.is_last = atomicAdd(counter, 1u) == blocks - 1;
     __threadfence();

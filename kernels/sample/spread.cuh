@@ -107,11 +107,10 @@ __device__ inline void sort_tile(const Scores& scores, const BinRange& range, co
     shared.list[at] = uint16_t(own + i * kSampleThreads);
   }
   __syncthreads();
-  constexpr int kAtOnce = 8;
-  for (int at = int(threadIdx.x) * kAtOnce; at < int(bins.total_count); at += kSampleThreads * kAtOnce) {
-    *reinterpret_cast<uint4*>(workspace.tile_tokens + tile * kTile + at) =
-        *reinterpret_cast<const uint4*>(&shared.list[at]);
-  }
+  constexpr int kAtOnce = sizeof(uint4) / sizeof(uint16_t);
+  uint4* sorted = reinterpret_cast<uint4*>(workspace.tile_tokens + tile * kTile);
+  for (int at = own; at * kAtOnce < int(bins.total_count); at += kSampleThreads)
+    sorted[at] = shared.list_words[at];
   __syncthreads();
 }
 
