@@ -7,12 +7,13 @@
 namespace nibblet {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
 /// Four lanes hold the 128 rows of a piece of a column: 32 each.
 constexpr int kGroups = kThreads / 4;
 /// Blocks of 16 inputs whose live columns are listed at a time, one a thread.
-constexpr int kListBlocks = 128;
+constexpr int kListBlocks = kThreads;
+static_assert(kThreads == kColumnRows);
 /// Columns that a group has under way.
 constexpr int kColumns = 4;
 /// Weights come out as W · 2⁻¹²⁰; activations are multiplied by 2⁶⁰, sums at the end by as much.
@@ -21,57 +22,56 @@ constexpr float kHalfUnit = 0x1p60f;
 /// Which matrix a block multiplies with which activations.
 struct Part {
   WeightView weight;
-  int32_t matrix;
   const uint16_t* hidden;
   const float* bias;  ///< null too where another part of the same product adds it
-  float share;
+  bool routed;
+  size_t entry;   ///< of a routed part
   int32_t first;  ///< blocks of 16 inputs
   int32_t last;
+
+  __device__ Part(const MoePlan& plan, size_t token, int32_t part) {
+    const MoeArgs& args = plan.args;
+    const int32_t routed_parts = args.top_k * plan.routed_splits;
+    int32_t split, splits;
+    routed = part < routed_parts;
+    if (routed) {
+      entry = token * size_t(args.top_k) + size_t(part / plan.routed_splits);
+      split = part % plan.routed_splits;
+      splits = plan.routed_splits;
+      weight = args.down;
+      hidden = plan.hidden + entry * size_t(plan.width_stride);
+      bias = args.down_bias;
+    } else {
+      entry = 0;
+      split = part - routed_parts;
+      splits = plan.shared_splits;
+      weight = args.shared_down;
+      hidden = plan.shared + token * size_t(plan.shared_stride);
+      bias = args.shared_down_bias;
+    }
+    const int32_t blocks = (weight.in + kBlockInputs - 1) / kBlockInputs;
+    first = blocks * split / splits;
+    last = blocks * (split + 1) / splits;
+    if (split != 0) bias = nullptr;
+  }
 };
 
-__device__ Part part_of(const MoePlan& plan, size_t token, int32_t part) {
-  const MoeArgs& args = plan.args;
-  const int32_t routed = args.top_k * plan.routed_splits;
-  Part result;
-  int32_t split, splits;
-  if (part < routed) {
-    const size_t entry = token * size_t(args.top_k) + size_t(part / plan.routed_splits);
-    split = part % plan.routed_splits;
-    splits = plan.routed_splits;
-    result.weight = args.down;
-    result.matrix = __ldcg(plan.chosen + entry);
-    result.hidden = plan.hidden + entry * size_t(plan.width_stride);
-    result.bias =
-        args.down_bias == nullptr ? nullptr : args.down_bias + size_t(result.matrix) * size_t(args.hidden);
-    result.share = __ldcg(plan.weights + entry);
-  } else {
-    split = part - routed;
-    splits = plan.shared_splits;
-    result.weight = args.shared_down;
-    result.matrix = 0;
-    result.hidden = plan.shared + token * size_t(plan.shared_stride);
-    result.bias = args.shared_down_bias;
-    result.share = 1.0f;
+/// Reads a thread's 16 activations of up to kListBlocks blocks.
+__device__ void read_activations(const uint16_t* hidden, int32_t blocks, uint32_t (&pairs)[8]) {
+  uint4 low = make_uint4(0, 0, 0, 0), high = low;
+  if (int32_t(threadIdx.x) < blocks) {
+    const uint4* from = reinterpret_cast<const uint4*>(hidden) + threadIdx.x * 2;
+    low = __ldcg(from);
+    high = __ldcg(from + 1);
   }
-  const int32_t blocks = (result.weight.in + kBlockInputs - 1) / kBlockInputs;
-  result.first = blocks * split / splits;
-  result.last = blocks * (split + 1) / splits;
-  if (split != 0) result.bias = nullptr;
-  return result;
+  pairs[0] = low.x, pairs[1] = low.y, pairs[2] = low.z, pairs[3] = low.w;
+  pairs[4] = high.x, pairs[5] = high.y, pairs[6] = high.z, pairs[7] = high.w;
 }
 
-/// Lists the columns of up to kListBlocks blocks that an activation multiplies: the activation in the high half, the
-/// column's number in the low half.
+/// Lists the columns that an activation multiplies: the activation in the high half, the column's number in the low half.
 /// @return how many there are
-__device__ int32_t list_columns(const uint16_t* hidden, int32_t blocks, uint32_t* list, int32_t* sums) {
+__device__ int32_t list_columns(const uint32_t (&pairs)[8], uint32_t* list, int32_t* sums) {
   const int32_t thread = int32_t(threadIdx.x), warp = thread / 32, lane = thread % 32;
-  uint32_t pairs[8] = {};
-  if (thread < blocks) {
-    const uint4* from = reinterpret_cast<const uint4*>(hidden) + thread * 2;
-    const uint4 low = __ldcg(from), high = __ldcg(from + 1);
-    pairs[0] = low.x, pairs[1] = low.y, pairs[2] = low.z, pairs[3] = low.w;
-    pairs[4] = high.x, pairs[5] = high.y, pairs[6] = high.z, pairs[7] = high.w;
-  }
   uint32_t live = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -157,27 +157,48 @@ __device__ void combine(const MoePlan& plan, size_t token, int32_t row, uint32_t
   plan.args.x[token * hidden + size_t(row)] += sum;
 }
 
-/// Blocks (c, p, t): rows from 128 c on of part p of token t.
-__global__ void __launch_bounds__(kThreads, 2) moe_down_columns(const MoePlan plan) {
+/// Blocks (c, p, t): rows from 128 c on of part p of token t. Of a token that is not there no more is known than where its
+/// activations would be: it has no live columns, and matrix 0.
+__global__ void __launch_bounds__(kThreads, 4) moe_down_columns(const MoePlan plan) {
   __shared__ uint32_t list[kListBlocks * 16];
   __shared__ float totals[kWarps][kColumnRows];
   __shared__ int32_t counts[kWarps];
   grid_dependency_launch();
-  grid_dependency_wait();
-  const size_t token = blockIdx.z;
-  if (int32_t(token) >= plan.step->tokens) return;
-  const Part part = part_of(plan, token, int32_t(blockIdx.y));
   const int32_t thread = int32_t(threadIdx.x), group = thread / 4, quarter = thread % 4;
   const int32_t out = plan.args.hidden;
-  const uint8_t* data = part.weight.data + size_t(part.matrix) * part.weight.matrix_bytes;
+  const int32_t row = int32_t(blockIdx.x) * kColumnRows + thread;
+  const size_t token = blockIdx.z;
+  const Part part(plan, token, int32_t(blockIdx.y));
+  const auto constants = [&](size_t matrix, float& scale, float& bias) {
+    const size_t index = matrix * size_t(out) + size_t(row);
+    if (row < out) scale = part.weight.row_scales[index];
+    if (row < out && part.bias != nullptr) bias = part.bias[index];
+  };
+  float scale = 0, bias = 0, share = 1;
+  int32_t matrix = 0;
+  if (!part.routed) constants(0, scale, bias);
+
+  grid_dependency_wait();
+  const bool exists = int32_t(token) < plan.step->tokens;
+  if (part.routed) {
+    matrix = __ldcg(plan.chosen + part.entry);
+    share = __ldcg(plan.weights + part.entry);
+  }
+  uint32_t pairs[8];
+  read_activations(part.hidden + part.first * kBlockInputs, part.last - part.first, pairs);
+  if (!exists) matrix = 0;
+  if (part.routed) constants(size_t(matrix), scale, bias);
+  const uint8_t* data = part.weight.data + size_t(matrix) * part.weight.matrix_bytes;
   const size_t codes = size_t(blockIdx.x) * 64 + size_t(quarter) * 16;
   const size_t scales = column_scales_offset(out) + size_t(blockIdx.x) * kColumnRows + size_t(quarter) * 4;
   const uint64_t policy = evict_first_policy();
 
   float sums[32] = {};
-  for (int32_t start = part.first; start < part.last; start += kListBlocks) {
-    const int32_t blocks = min(part.last - start, kListBlocks);
-    const int32_t total = list_columns(part.hidden + start * kBlockInputs, blocks, list, counts);
+  for (int32_t start = part.first; exists && start < part.last; start += kListBlocks) {
+    if (start != part.first) {
+      read_activations(part.hidden + start * kBlockInputs, part.last - start, pairs);
+    }
+    const int32_t total = list_columns(pairs, list, counts);
     const uint8_t* from = data + size_t(start) * column_block_bytes(out);
     for (int32_t i = group; i < total; i += kColumns * kGroups) {
       Column piece[kColumns];
@@ -210,15 +231,12 @@ __global__ void __launch_bounds__(kThreads, 2) moe_down_columns(const MoePlan pl
   *reinterpret_cast<float4*>(&totals[thread / 32][thread % 32 * 4]) =
       make_float4(sums[0], sums[1], sums[2], sums[3]);
   __syncthreads();
-  if (thread >= kColumnRows) return;
+  if (!exists) return;
   float sum = 0;
   for (int w = 0; w < kWarps; ++w) sum += totals[w][thread];
-  const int32_t row = int32_t(blockIdx.x) * kColumnRows + thread;
   if (row < out) {
-    const float scale = part.weight.row_scales[size_t(part.matrix) * size_t(out) + size_t(row)];
-    sum = sum * kHalfUnit * scale;
-    if (part.bias != nullptr) sum += part.bias[row];
-    plan.outputs[(token * size_t(plan.parts) + blockIdx.y) * size_t(out) + size_t(row)] = sum * part.share;
+    plan.outputs[(token * size_t(plan.parts) + blockIdx.y) * size_t(out) + size_t(row)] =
+        (sum * kHalfUnit * scale + bias) * share;
   }
   const size_t rows = token * gridDim.x + blockIdx.x;
   combine(plan, token, row, plan.arrivals + rows * (kColumnRows / 32) + size_t(thread / 32));

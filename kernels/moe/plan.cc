@@ -9,6 +9,8 @@ namespace {
 
 /// Most tokens for which each token's live columns are read for itself: they are few, and the cache holds what tokens share.
 constexpr int32_t kSkipTokens = 64;
+/// Units of weights that a warp of `up` has under way with one token.
+constexpr int32_t kUpStages = 6;
 /// Fewest blocks of 16 inputs of a part.
 constexpr int32_t kPartBlocks = 8;
 
@@ -28,7 +30,7 @@ bool is_supported(const MoeArgs& args) {
          (args.shared_up.data == nullptr || (up(args.shared_up) && down(args.shared_down)));
 }
 
-/// Cuts the columns of a token's experts into parts of about one length: as many as blocks can be resident.
+/// Cuts the columns of a token's experts into parts of about one length: as many as can be worked on at once.
 void split_columns(MoePlan& plan, const CudaTarget& target) {
   const MoeArgs& args = plan.args;
   const auto blocks_of = [](int32_t in) { return std::max(1, round_up(in, kBlockInputs) / kBlockInputs); };
@@ -42,11 +44,27 @@ void split_columns(MoePlan& plan, const CudaTarget& target) {
     const int32_t length = std::max(1, routed / cuts);
     const int32_t routed_splits = splits(routed, length), shared_splits = splits(shared, length);
     const int32_t parts = routed_splits * args.top_k + (plan.has_shared() ? shared_splits : 0);
-    const bool fits = int64_t(parts) * chunks * args.tokens <= 2 * int64_t(target.multiprocessors);
+    const bool fits = int64_t(parts) * chunks * args.tokens <= 3 * int64_t(target.multiprocessors);
     if (cuts > 1 && (!fits || length < kPartBlocks)) return;
     plan.routed_splits = routed_splits;
     plan.shared_splits = shared_splits;
     plan.parts = parts;
+  }
+}
+
+/// A block an SM, with as many units under way as fit into its shared memory.
+void plan_up_alone(MoePlan& plan, const CudaTarget& target) {
+  const MoeArgs& args = plan.args;
+  const int32_t tiles = (round_up(args.up.out, kFragmentRows) * args.top_k +
+                         (plan.has_shared() ? round_up(args.shared_up.out, kFragmentRows) : 0)) /
+                        kFragmentRows;
+  plan.up_blocks = std::min(tiles, target.multiprocessors);
+  plan.up_bulk = target.capability >= 90;
+  plan.up_stages = plan.up_bulk ? kUpStages : kMoeUpCopyStages;
+  for (plan.up_warps = 16; plan.up_warps > 4; plan.up_warps /= 2) {
+    const auto fits = [&] { return moe_up_alone_bytes(plan) <= target.shared_bytes; };
+    while (plan.up_bulk && plan.up_stages > kMoeUpCopyStages && !fits()) --plan.up_stages;
+    if (fits()) return;
   }
 }
 
@@ -93,6 +111,7 @@ MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* c
   plan.routed_splits = plan.shared_splits = 1;
   plan.parts = args.top_k + (plan.has_shared() ? 1 : 0);
   if (plan.skips) split_columns(plan, target);
+  if (plan.alone) plan_up_alone(plan, target);
 
   const size_t tokens = size_t(args.tokens), entries = tokens * size_t(args.top_k);
   Area area(workspace);

@@ -9,6 +9,9 @@ namespace nibblet {
 /// Tokens of one expert that share a pass over its weights: the columns of a tensor core's second operand.
 constexpr int32_t kMoeTileTokens = 8;
 
+/// Units of weights that a warp of moe_up_alone has under way where its lanes copy them.
+constexpr int32_t kMoeUpCopyStages = 4;
+
 /// Up to kMoeTileTokens tokens of one expert.
 struct MoeTile {
   int32_t expert;  ///< `experts`: the shared one
@@ -27,6 +30,10 @@ struct MoePlan {
   int32_t normed_stride;
   int32_t width_stride;
   int32_t shared_stride;
+  int32_t up_blocks;      ///< of `up` when alone
+  int32_t up_warps;       ///< of a block of it
+  int32_t up_stages;      ///< units of weights that a warp has under way
+  bool up_bulk;           ///< through the copy engine
   int32_t routed_splits;  ///< parts that the columns of one routed expert are cut into
   int32_t shared_splits;
   int32_t parts;     ///< partial sums of one token
@@ -51,6 +58,8 @@ enum MoeSet : uint32_t { kMoeRouted = 1, kMoeShared = 2 };
 /// Most tiles that args.tokens tokens can make.
 int64_t moe_most_tiles(const MoeArgs& args, uint32_t sets);
 
+/// Shared memory of a block of moe_up_alone.
+size_t moe_up_alone_bytes(const MoePlan& plan);
 /// @param workspace, counters may be null, for `scratch` alone
 MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* counters,
                  const CudaTarget& target);

@@ -6,6 +6,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
+/// Tokens that choose in one block, a warp each.
+constexpr int kChoosing = 2;
 /// Vectors of router weights that a thread holds before x is known.
 constexpr int kAhead = 3;
 
@@ -157,19 +159,21 @@ __global__ void __launch_bounds__(kThreads) moe_score_many(const MoePlan plan) {
   }
 }
 
-/// The choice of one token a block.
+/// The choice of one token a warp.
 __global__ void __launch_bounds__(kThreads) moe_choose_many(const MoePlan plan) {
   grid_dependency_launch();
   grid_dependency_wait();
   const MoeArgs& args = plan.args;
-  const size_t token = blockIdx.x;
+  const int32_t warp = int32_t(threadIdx.x) / 32, lane = int32_t(threadIdx.x) % 32;
+  const size_t token = size_t(blockIdx.x) * kChoosing + size_t(warp);
   if (int32_t(token) >= plan.step->tokens) return;
-  const MoeChoice choice(args, dynamic_shared<float>());
-  moe_choose(args, plan.scores + token * size_t(args.experts), choice);
-  if (int32_t(threadIdx.x) < args.top_k) {
-    plan.weights[token * size_t(args.top_k) + threadIdx.x] = choice.weights[threadIdx.x];
-    plan.chosen[token * size_t(args.top_k) + threadIdx.x] = choice.chosen[threadIdx.x];
-  }
+  const MoeChoice choice(args, dynamic_shared<uint8_t>() + size_t(warp) * MoeChoice::bytes(args));
+  const float* scores = plan.scores + token * size_t(args.experts);
+  for (int32_t e = lane; e < args.experts; e += 32) choice.set(e, __ldcg(scores + e), args.bias[e]);
+  __syncwarp();
+  moe_choose(args, choice);
+  moe_publish(args, choice, plan.chosen + token * size_t(args.top_k),
+              plan.weights + token * size_t(args.top_k));
 }
 
 /// How many threads before this one hold `flag`, and how many do in all.
@@ -239,7 +243,8 @@ cudaError_t moe_route(const MoePlan& plan, const CudaTarget& target) {
   const dim3 scoring((experts + kWarps - 1) / kWarps + 1, (tokens + kMoeTileTokens - 1) / kMoeTileTokens);
   cudaError_t error = launch(target, {scoring, kThreads}, moe_score_many, plan);
   if (error == cudaSuccess) {
-    error = launch(target, {tokens, kThreads, MoeChoice::bytes(args)}, moe_choose_many, plan);
+    error = launch(target, {(tokens + kChoosing - 1) / kChoosing, 32 * kChoosing, kChoosing * MoeChoice::bytes(args)},
+                   moe_choose_many, plan);
   }
   if (error == cudaSuccess) {
     error = launch(target, {experts, kThreads, 4 * size_t(args.experts)}, moe_list, plan);

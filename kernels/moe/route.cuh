@@ -5,115 +5,127 @@
 #include "kernels/cuda/device.h"
 #include "kernels/moe/plan.h"
 
-/// The choice of experts for one token, by all threads of a block.
+/// The choice of experts for one token, by one warp.
 namespace nibblet {
 
 constexpr float kMoeNever = -INFINITY;
 
-/// Shared memory of a choice. Arrays of experts are padded to a multiple of 4.
+/// Floats as integers that compare alike, -infinity first; NaN as -infinity. No float becomes 0. The sum of a sigmoid and
+/// a bias is never -0.
+__device__ inline uint32_t moe_key(float value) {
+  const uint32_t bits = __float_as_uint(value == value ? value : kMoeNever);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+__device__ inline float moe_key_value(uint32_t key) {
+  return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
+}
+
+/// Shared memory of a choice.
 struct MoeChoice {
-  float* scores;    ///< [experts]
-  float* choice;    ///< [experts] score + bias, -infinity for what must not be chosen
-  float* groups;    ///< [groups]
-  uint32_t* marks;  ///< [experts / 32] bits of the chosen
-  float* weights;   ///< [top_k]
-  int32_t* chosen;  ///< [top_k] ascending
+  float* scores;     ///< [experts]
+  uint32_t* keys;    ///< [experts] of score + bias
+  uint32_t* groups;  ///< [groups] of the sum of their two best
+  int32_t* found;    ///< [top_k] best first
+  int32_t* chosen;   ///< [top_k] ascending
 
   static __host__ __device__ size_t bytes(const MoeArgs& args) {
-    const size_t experts = size_t(round_up(args.experts, 32));
-    return 4 * (2 * experts + size_t(args.groups) + experts / 32 + 2 * size_t(args.top_k));
+    return 4 * (2 * size_t(args.experts) + size_t(args.groups) + 2 * size_t(args.top_k));
   }
 
   __device__ MoeChoice(const MoeArgs& args, void* memory) {
-    const int32_t experts = round_up(args.experts, 32);
     scores = static_cast<float*>(memory);
-    choice = scores + experts;
-    groups = choice + experts;
-    marks = reinterpret_cast<uint32_t*>(groups + args.groups);
-    weights = reinterpret_cast<float*>(marks + experts / 32);
-    chosen = reinterpret_cast<int32_t*>(weights + args.top_k);
+    keys = reinterpret_cast<uint32_t*>(scores + args.experts);
+    groups = keys + args.experts;
+    found = reinterpret_cast<int32_t*>(groups + args.groups);
+    chosen = found + args.top_k;
+  }
+  __device__ void set(int32_t expert, float score, float bias) const {
+    scores[expert] = score;
+    keys[expert] = moe_key(score + bias);
   }
 };
 
-/// The sum of the two largest of `count` values, or the only one.
-__device__ inline float moe_group_score(const float* values, int32_t count) {
-  float best = values[0], second = kMoeNever;
-  for (int32_t i = 1; i < count; ++i) {
-    second = fmaxf(second, fminf(best, values[i]));
-    best = fmaxf(best, values[i]);
+/// The largest key among those that a lane owns, and the lowest index that has it.
+struct MoeBest {
+  uint32_t key = 0;
+  int32_t index = 0;
+  __device__ MoeBest(const uint32_t* keys, int32_t count, int32_t lane) {
+    for (int32_t i = lane; i < count; i += 32) {
+      if (keys[i] > key) key = keys[i], index = i;
+    }
   }
-  return count == 1 ? best : best + second;
-}
+};
 
-/// How many of `count` values precede number `index`, where larger ones come first, then those of lower index.
-__device__ inline int32_t moe_rank(const float* values, int32_t count, int32_t index) {
-  const float own = values[index];
-  int32_t rank = 0;
-  for (int32_t i = 0; i < count; ++i) rank += values[i] > own || (values[i] == own && i < index);
-  return rank;
+/// Takes the `wanted` largest of `count` keys, lower indices first among equals: `take(i, index)` is called by all lanes
+/// for the i-th. Their keys become 0.
+template <class Take>
+__device__ void moe_take_best(uint32_t* keys, int32_t count, int32_t wanted, const Take& take) {
+  const int32_t lane = int32_t(threadIdx.x) % 32;
+  MoeBest best(keys, count, lane);
+  for (int32_t i = 0; i < wanted; ++i) {
+    const uint32_t key = __reduce_max_sync(0xffffffffu, best.key);
+    const uint32_t votes = __ballot_sync(0xffffffffu, best.key == key);
+    int32_t index = __shfl_sync(0xffffffffu, best.index, __ffs(int(votes)) - 1);
+    if ((votes & (votes - 1)) != 0) {
+      index = int32_t(
+          __reduce_min_sync(0xffffffffu, uint32_t(best.key == key ? best.index : 0x7fffffff)));
+    }
+    take(i, index);
+    if (index % 32 == lane) {
+      keys[index] = 0;
+      best = MoeBest(keys, count, lane);
+    }
+  }
 }
 
 /// Keeps the experts of all but the topk_groups best groups from being chosen.
 __device__ inline void moe_mask_groups(const MoeArgs& args, const MoeChoice& choice) {
-  const int32_t size = args.experts / args.groups;
-  for (int32_t g = int32_t(threadIdx.x); g < args.groups; g += int32_t(blockDim.x)) {
-    choice.groups[g] = moe_group_score(choice.choice + g * size, size);
+  const int32_t size = args.experts / args.groups, lane = int32_t(threadIdx.x) % 32;
+  for (int32_t g = lane; g < args.groups; g += 32) {
+    uint32_t best = 0, second = 0;
+    for (int32_t i = g * size; i < (g + 1) * size; ++i) {
+      second = max(second, min(best, choice.keys[i]));
+      best = max(best, choice.keys[i]);
+    }
+    choice.groups[g] =
+        size == 1 ? best : moe_key(moe_key_value(best) + moe_key_value(second));
   }
-  __syncthreads();
-  for (int32_t g = int32_t(threadIdx.x); g < args.groups; g += int32_t(blockDim.x)) {
-    if (moe_rank(choice.groups, args.groups, g) < args.topk_groups) continue;
-    for (int32_t i = 0; i < size; ++i) choice.choice[g * size + i] = kMoeNever;
+  __syncwarp();
+  moe_take_best(choice.groups, args.groups, args.topk_groups, [](int32_t, int32_t) {});
+  __syncwarp();
+  for (int32_t e = lane; e < args.experts; e += 32) {
+    if (choice.groups[e / size] != 0) choice.keys[e] = moe_key(kMoeNever);
   }
-  __syncthreads();
+  __syncwarp();
 }
 
-/// Sets choice.weights and choice.chosen, ready to be read. The block is a multiple of a warp.
-/// @param scores  of the token's experts, in global memory
-__device__ inline void moe_choose(const MoeArgs& args, const float* scores, const MoeChoice& choice) {
-  const int32_t thread = int32_t(threadIdx.x), threads = int32_t(blockDim.x);
-  const int32_t padded = round_up(args.experts, 4);
-  for (int32_t e = thread; e < padded; e += threads) {
-    const float score = e < args.experts ? __ldcg(scores + e) : 0.0f;
-    const float sum = e < args.experts ? score + args.bias[e] : kMoeNever;
-    choice.scores[e] = score;
-    choice.choice[e] = sum == sum ? sum : kMoeNever;
-  }
-  for (int32_t i = thread; i < round_up(args.experts, 32) / 32; i += threads) choice.marks[i] = 0;
-  __syncthreads();
+/// Sets choice.chosen from scores and keys, which the whole warp sees; the same goes for the result.
+__device__ inline void moe_choose(const MoeArgs& args, const MoeChoice& choice) {
+  const int32_t lane = int32_t(threadIdx.x) % 32;
   if (args.topk_groups < args.groups) moe_mask_groups(args, choice);
+  moe_take_best(choice.keys, args.experts, args.top_k, [&](int32_t i, int32_t expert) {
+    if (lane == 0) choice.found[i] = expert;
+  });
+  __syncwarp();
+  for (int32_t i = lane; i < args.top_k; i += 32) {
+    const int32_t own = choice.found[i];
+    int32_t place = 0;
+    for (int32_t k = 0; k < args.top_k; ++k) place += choice.found[k] < own;
+    choice.chosen[place] = own;
+  }
+  __syncwarp();
+}
 
-  // Four threads an expert count those that precede it.
-  const int32_t quarter = thread % 4;
-  for (int32_t start = 0; start < args.experts; start += threads / 4) {
-    const int32_t e = start + thread / 4;
-    const float own = choice.choice[e < args.experts ? e : 0];
-    int32_t rank = 0;
-    for (int32_t i = quarter * 4; i < padded; i += 16) {
-      const float4 other = *reinterpret_cast<const float4*>(choice.choice + i);
-      rank += other.x > own || (other.x == own && i < e);
-      rank += other.y > own || (other.y == own && i + 1 < e);
-      rank += other.z > own || (other.z == own && i + 2 < e);
-      rank += other.w > own || (other.w == own && i + 3 < e);
-    }
-    rank += __shfl_xor_sync(0xffffffffu, rank, 1);
-    rank += __shfl_xor_sync(0xffffffffu, rank, 2);
-    if (quarter == 0 && e < args.experts && rank < args.top_k) atomicOr(choice.marks + e / 32, 1u << e % 32);
+/// Stores what was chosen and its weights: one lane a slot. All lanes of the warp.
+__device__ inline void moe_publish(const MoeArgs& args, const MoeChoice& choice, int32_t* chosen,
+                                   float* weights) {
+  float sum = 0;
+  for (int32_t k = 0; k < args.top_k; ++k) sum += choice.scores[choice.chosen[k]];
+  for (int32_t k = int32_t(threadIdx.x) % 32; k < args.top_k; k += 32) {
+    const float score = choice.scores[choice.chosen[k]];
+    chosen[k] = choice.chosen[k];
+    weights[k] = (args.normalize ? score / (sum + 1e-20f) : score) * args.scale;
   }
-  __syncthreads();
-  for (int32_t e = thread; e < args.experts; e += threads) {
-    if ((choice.marks[e / 32] >> e % 32 & 1) == 0) continue;
-    int32_t place = __popc(choice.marks[e / 32] & ((1u << e % 32) - 1));
-    for (int32_t i = 0; i < e / 32; ++i) place += __popc(choice.marks[i]);
-    choice.chosen[place] = e;
-  }
-  __syncthreads();
-  if (thread < args.top_k) {
-    float sum = 0;
-    for (int32_t k = 0; k < args.top_k; ++k) sum += choice.scores[choice.chosen[k]];
-    const float score = choice.scores[choice.chosen[thread]];
-    choice.weights[thread] = (args.normalize ? score / (sum + 1e-20f) : score) * args.scale;
-  }
-  __syncthreads();
 }
 
 }  // namespace nibblet
