@@ -141,7 +141,13 @@ function runnerOptions(checkpoint: Checkpoint, options: ResolvedLoadOptions): Ru
     )
   }
   const { threads, exact, maxBatch, kvCache } = options
-  return { device: Device.open(options.device), threads, exact, maxBatch, contextLength, kvCache }
+  const device = Device.open(options.device)
+  if (exact && device.cuda) {
+    throw new RequestError('INVALID_OPTION', "`exact` runs on the CPU alone: use device 'cpu' for it", {
+      details: { option: 'exact' },
+    })
+  }
+  return { device, threads, exact, maxBatch, contextLength, kvCache }
 }
 
 function checkMemory(checkpoint: Checkpoint, options: RunnerOptions): void {
