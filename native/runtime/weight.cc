@@ -21,6 +21,13 @@ Weight::Weight(std::shared_ptr<Device> device, Format format, Layout layout, int
   if (layout == Layout::columns && format != Format::nvfp4) {
     throw invalid("only an nvfp4 weight can be laid out in columns");
   }
+  const bool on_gpu = device->cuda() != nullptr;
+  if (on_gpu ? layout == Layout::panels : layout == Layout::fragments) {
+    throw invalid(std::string("device '") + device->name() + "' has no kernels for weights laid out in " +
+                  (on_gpu ? "panels: use fragments" : "fragments: use panels"));
+  }
+  if (layout == Layout::fragments && format == Format::f32)
+    throw invalid("an f32 weight cannot be laid out in fragments: use rows");
   // At most four bytes an element and four more a row: below this, no size overflows.
   if (double(matrices) * out * (4.0 * in + 4) > 0x1p50) {
     throw Error("OUT_OF_MEMORY", "cannot allocate " + std::to_string(matrices) + " matrices of [" +

@@ -2,9 +2,30 @@
 #include <cstring>
 
 #include "test/kernels/harness.h"
+#if NIBBLET_CUDA
+#include <cuda_runtime_api.h>
+#endif
 
 using nibblet::test::failures;
 using nibblet::test::tests;
+
+namespace {
+
+/// Tests whose names begin with cuda_ need a GPU.
+bool can_run(const char* name) {
+#if NIBBLET_CUDA
+  static const bool has_gpu = [] {
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+  }();
+  return has_gpu || std::strncmp(name, "cuda_", 5) != 0;
+#else
+  static_cast<void>(name);
+  return true;
+#endif
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   bool list = false;
@@ -19,13 +40,18 @@ int main(int argc, char** argv) {
       filters.push_back(argv[i]);
     }
   }
-  int passed = 0, failed = 0;
+  int passed = 0, failed = 0, skipped = 0;
   for (const auto& test : tests()) {
     bool chosen = filters.empty();
     for (const char* filter : filters) chosen |= std::strstr(test.name, filter) != nullptr;
     if (!chosen) continue;
     if (list) {
       std::printf("%s\n", test.name);
+      continue;
+    }
+    if (!can_run(test.name)) {
+      std::printf("skip %s: there is no GPU\n", test.name);
+      skipped++;
       continue;
     }
     failures() = 0;
@@ -37,7 +63,9 @@ int main(int argc, char** argv) {
     (failures() == 0 ? passed : failed)++;
   }
   if (list) return 0;
-  std::printf("%d passed, %d failed\n", passed, failed);
-  if (passed + failed == 0) std::fprintf(stderr, "no test matches\n");
-  return failed == 0 && passed > 0 ? 0 : 1;
+  std::printf("%d passed, %d failed", passed, failed);
+  if (skipped > 0) std::printf(", %d skipped", skipped);
+  std::printf("\n");
+  if (passed + failed + skipped == 0) std::fprintf(stderr, "no test matches\n");
+  return failed == 0 && passed + skipped > 0 ? 0 : 1;
 }
