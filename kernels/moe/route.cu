@@ -243,7 +243,8 @@ cudaError_t moe_route(const MoePlan& plan, const CudaTarget& target) {
   const dim3 scoring((experts + kWarps - 1) / kWarps + 1, (tokens + kMoeTileTokens - 1) / kMoeTileTokens);
   cudaError_t error = launch(target, {scoring, kThreads}, moe_score_many, plan);
   if (error == cudaSuccess) {
-    error = launch(target, {(tokens + kChoosing - 1) / kChoosing, 32 * kChoosing, kChoosing * MoeChoice::bytes(args)},
+    error = launch(target,
+                   {(tokens + kChoosing - 1) / kChoosing, 32 * kChoosing, kChoosing * MoeChoice::bytes(args)},
                    moe_choose_many, plan);
   }
   if (error == cudaSuccess) {

@@ -67,8 +67,7 @@ __device__ void moe_take_best(uint32_t* keys, int32_t count, int32_t wanted, con
     const uint32_t votes = __ballot_sync(0xffffffffu, best.key == key);
     int32_t index = __shfl_sync(0xffffffffu, best.index, __ffs(int(votes)) - 1);
     if ((votes & (votes - 1)) != 0) {
-      index = int32_t(
-          __reduce_min_sync(0xffffffffu, uint32_t(best.key == key ? best.index : 0x7fffffff)));
+      index = int32_t(__reduce_min_sync(0xffffffffu, uint32_t(best.key == key ? best.index : 0x7fffffff)));
     }
     take(i, index);
     if (index % 32 == lane) {
@@ -87,8 +86,7 @@ __device__ inline void moe_mask_groups(const MoeArgs& args, const MoeChoice& cho
       second = max(second, min(best, choice.keys[i]));
       best = max(best, choice.keys[i]);
     }
-    choice.groups[g] =
-        size == 1 ? best : moe_key(moe_key_value(best) + moe_key_value(second));
+    choice.groups[g] = size == 1 ? best : moe_key(moe_key_value(best) + moe_key_value(second));
   }
   __syncwarp();
   moe_take_best(choice.groups, args.groups, args.topk_groups, [](int32_t, int32_t) {});

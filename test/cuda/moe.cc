@@ -80,6 +80,21 @@ TEST(cuda_moe_one_token) {
   }
 }
 
+TEST(cuda_moe_one_token_of_older_chips) {
+  // Without the copy engine; with too little shared memory for 16 warps; with few and with many blocks.
+  MoeLayer layer(make_shape(nvfp4, 384, 32, 4, 96, 384, 1, 1, true), 3);
+  const std::vector<float> x = random_rows(layer.shape, 1, 17);
+  CudaTarget old = cuda_target(), small = cuda_target(), narrow = cuda_target(), wide = cuda_target();
+  old.capability = 80;
+  small.shared_bytes = 40 << 10;
+  narrow.multiprocessors = 2;
+  wide.multiprocessors = 400;
+  for (const CudaTarget& target : {old, small, narrow, wide}) {
+    DeviceMoe device(layer, 1, target);
+    check_oracle(layer, x, device.run(x));
+  }
+}
+
 TEST(cuda_moe_few_tokens) {
   for (const MoeShape& shape : small_shapes()) {
     MoeLayer layer(shape, 3);

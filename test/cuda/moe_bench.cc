@@ -37,6 +37,7 @@ struct BenchWeights {
       check_cuda(cudaMemcpy(bytes.data() + size_t(m) * size, matrix.data(), size, cudaMemcpyHostToDevice),
                  "weights");
     }
+    check_cuda(cudaDeviceSynchronize(), "weights");
   }
 };
 
@@ -110,9 +111,9 @@ struct BenchCall {
   }
 
  private:
-  /// One token goes to experts of the copy's own; many go where the router sends them, which differs a little.
+  /// One token goes to experts of the copy's own; many go where the router sends them, all experts about as often.
   static std::vector<float> biases(int copy, int32_t tokens) {
-    std::vector<float> values = Random(uint64_t(copy)).normals(kExperts, 0.2);
+    std::vector<float> values = Random(uint64_t(copy)).normals(kExperts, 0.02);
     for (int k = 0; tokens == 1 && k < kTopK; ++k) values[size_t(copy * kTopK + k * 17) % kExperts] = 100.0f;
     return values;
   }
@@ -200,7 +201,7 @@ void bench_one(BenchLayer& layer, int copies) {
     return error == cudaSuccess ? moe_up_alone(plan, target) : error;
   }),
                router + up);
-  for (const int32_t splits : {1, 2, 3, 4}) {
+  for (const int32_t splits : {1, 2, 3}) {
     const auto change = [&](MoePlan& plan) {
       plan.routed_splits = splits;
       plan.shared_splits = 2 * splits;
@@ -208,6 +209,27 @@ void bench_one(BenchLayer& layer, int copies) {
     };
     const std::string name = "down, " + std::to_string(splits * (kTopK + 2)) + " parts";
     bench.report(name.c_str(), bench.microseconds(moe_down_skip, change), bench.weight_bytes() - up);
+  }
+  struct Up {
+    int32_t blocks, warps, stages;
+    bool bulk;
+  };
+  const int32_t all = cuda_target().multiprocessors;
+  for (const Up shape :
+       {Up{1, 16, 4, false}, Up{1, 16, 4, true}, Up{1, 16, 6, true}, Up{1, 16, 8, true}, Up{1, 16, 10, true},
+        Up{1, 8, 12, true}, Up{1, 8, 19, true}, Up{2, 8, 4, true}, Up{2, 8, 8, true}}) {
+    const auto change = [&](MoePlan& plan) {
+      plan.up_blocks = shape.blocks * all;
+      plan.up_warps = shape.warps;
+      plan.up_stages = shape.stages;
+      plan.up_bulk = shape.bulk;
+    };
+    char name[64];
+    std::snprintf(name, sizeof(name), "up, %d x %d warps, %d %s", shape.blocks, shape.warps, shape.stages,
+                  shape.bulk ? "bulk" : "copies");
+    bench.report(name, bench.microseconds(moe_up_alone, change), up);
+    std::snprintf(name, sizeof(name), "layer, %d x %d warps, %d", shape.blocks, shape.warps, shape.stages);
+    bench.report(name, bench.microseconds(whole, change), router + bench.weight_bytes());
   }
 }
 

@@ -39,8 +39,9 @@ struct DeviceMoe {
   DeviceArray<uint64_t> statistics;
   MoeArgs args;
   std::unique_ptr<DeviceArray<uint8_t>> workspace, counters;
+  CudaTarget target;
 
-  DeviceMoe(MoeLayer& layer, int32_t most_tokens)
+  DeviceMoe(MoeLayer& layer, int32_t most_tokens, const CudaTarget& on = cuda_target())
       : shape(layer.shape),
         capacity(most_tokens),
         up(layer.up),
@@ -55,7 +56,8 @@ struct DeviceMoe {
         shared_up_bias(layer.shared_up_bias),
         shared_down_bias(layer.shared_down_bias),
         x(size_t(most_tokens) * size_t(layer.shape.hidden)),
-        statistics(size_t(kMoeExperts) + size_t(layer.shape.experts), 0) {
+        statistics(size_t(kMoeExperts) + size_t(layer.shape.experts), 0),
+        target(on) {
     args = {capacity,
             shape.hidden,
             x.data(),
@@ -79,7 +81,7 @@ struct DeviceMoe {
             shape.biases ? shared_up_bias.data() : nullptr,
             shape.biases ? shared_down_bias.data() : nullptr,
             nullptr};
-    const CudaScratch scratch = moe_cuda_scratch(args, cuda_target());
+    const CudaScratch scratch = moe_cuda_scratch(args, target);
     workspace = std::make_unique<DeviceArray<uint8_t>>(scratch.workspace);
     counters = std::make_unique<DeviceArray<uint8_t>>(scratch.counters, 0);
   }
@@ -90,11 +92,14 @@ struct DeviceMoe {
     std::vector<float> padded(x.size(), 7.5f);
     std::copy(rows.begin(), rows.end(), padded.begin());
     x.write(padded.data());
+    // Nothing that an earlier run left may matter.
+    check_cuda(cudaMemset(workspace->data(), 0xff, workspace->bytes()), "cudaMemset");
+    check_cuda(cudaDeviceSynchronize(), "cudaMemset");
     Batch batch;
     for (int32_t t = 0; t < tokens; ++t) batch.add(t, 0, 1);
     const DeviceStep step(batch.step());
     check_cuda(moe_cuda(args, step.data(), counted ? statistics.data() : nullptr, workspace->data(),
-                        counters->data(), cuda_target()),
+                        counters->data(), target),
                "moe_cuda");
     std::vector<float> result = x.read();
     CHECK(std::all_of(result.begin() + ptrdiff_t(rows.size()), result.end(),
