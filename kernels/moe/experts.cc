@@ -9,6 +9,8 @@ namespace {
 
 /// Output columns of one product that waits on the stack.
 constexpr int32_t kChunk = 64;
+/// Tokens that share one pass over an expert's columns.
+constexpr int32_t kDownTile = 64;
 /// What unpacking a panel costs, in tokens multiplied with it. Only the balance of the workers depends on it.
 constexpr int64_t kPanelCost = 4;
 
@@ -33,6 +35,9 @@ struct Expert {
   int64_t token(int64_t entry) const { return shared() ? entry : entry / args.top_k; }
   float* hidden(int64_t entry) const {
     return shared() ? scratch.shared_row(entry) : scratch.hidden_row(entry);
+  }
+  float* product(int64_t entry) const {
+    return scratch.product_row(shared() ? int64_t(args.tokens) * args.top_k + entry : entry);
   }
   const float* up_bias() const {
     if (shared()) return args.shared_up_bias;
@@ -77,83 +82,100 @@ void up(const Expert& expert, int32_t first, int32_t last) {
   }
 }
 
-/// Adds outputs [first, last) of every token of an expert to the token's sum.
+/// Outputs [first, last) of every token of an expert, into the entries' products.
 void down(const Expert& expert, int32_t first, int32_t last) {
   const WeightView& weight = expert.down();
   const Matmul matmul = plan_matmul(weight);
-  const float* bias = expert.down_bias();
   // Panels stay in the cache while the tiles of tokens pass; columns are to be read as far as they go.
   const int32_t chunk = weight.layout == Layout::columns ? last - first : kChunk;
-  const float* x[kMoeTile];
-  float* y[kMoeTile];
+  const float* x[kDownTile];
+  float* y[kDownTile];
   for (int32_t n = first; n < last; n += chunk) {
     const int32_t end = std::min(n + chunk, last);
-    for (int64_t begin = 0; begin < expert.count(); begin += kMoeTile) {
-      const int32_t tile = int32_t(std::min<int64_t>(kMoeTile, expert.count() - begin));
-      for (int32_t m = 0; m < tile; ++m) {
-        x[m] = expert.hidden(expert.entry(begin + m));
-        y[m] = expert.scratch.product_row(m) + n;
-      }
-      matmul(weight, expert.matrix(), x, tile, n, end, y);
+    for (int64_t begin = 0; begin < expert.count(); begin += kDownTile) {
+      const int32_t tile = int32_t(std::min<int64_t>(kDownTile, expert.count() - begin));
       for (int32_t m = 0; m < tile; ++m) {
         const int64_t entry = expert.entry(begin + m);
-        const float share = expert.shared() ? 1.0f : expert.scratch.weights[entry];
-        float* sum = expert.scratch.normed_row(expert.token(entry)) + n;
-        for (int32_t i = 0; bias != nullptr && i < end - n; ++i) y[m][i] += bias[n + i];
-        for (int32_t i = 0; i < end - n; ++i) {
-          sum[i] += share * y[m][i];
-        }
+        x[m] = expert.hidden(entry);
+        y[m] = expert.product(entry) + n;
       }
+      matmul(weight, expert.matrix(), x, tile, n, end, y);
     }
+  }
+}
+
+/// Calls work(expert, first, last) for a worker's part of all experts' rows. Their pieces of `granule` rows lie one after another
+/// on a line of costs, piece_cost each; a worker takes the pieces that start in its part, of whole experts but for two.
+template <typename PieceCost, typename Work>
+void share_out(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers,
+               int32_t rows(const Expert&), int32_t granule, PieceCost piece_cost, Work work) {
+  const auto pieces = [&](const Expert& expert) { return ceil_divide(rows(expert), granule); };
+  int64_t total = 0;
+  for (int32_t e = 0; e <= args.experts; ++e) {
+    const Expert expert = {args, scratch, e};
+    if (expert.count() > 0) total += pieces(expert) * piece_cost(expert);
+  }
+  const Range part = partition(total, worker, workers);
+  int64_t start = 0;
+  for (int32_t e = 0; e <= args.experts; ++e) {
+    const Expert expert = {args, scratch, e};
+    if (expert.count() == 0) continue;
+    const int64_t cost = piece_cost(expert);
+    const auto piece_at = [&](int64_t place) {
+      return std::clamp<int64_t>(ceil_divide(std::max<int64_t>(place - start, 0), cost), 0, pieces(expert));
+    };
+    const int32_t first = int32_t(piece_at(part.first)) * granule;
+    const int32_t last = std::min(int32_t(piece_at(part.last)) * granule, rows(expert));
+    if (first < last) work(expert, first, last);
+    start += pieces(expert) * cost;
   }
 }
 
 }  // namespace
 
 void moe_up(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers) {
-  const auto panels = [](const Expert& expert) { return ceil_divide(expert.up().out, kPanelRows); };
-  const auto panel_cost = [](const Expert& expert) {
-    return expert.count() == 0 ? 0 : expert.count() + kPanelCost;
-  };
-  int64_t total = 0;
-  for (int32_t e = 0; e <= args.experts; ++e) {
-    const Expert expert = {args, scratch, e};
-    if (expert.count() > 0) total += panels(expert) * panel_cost(expert);
-  }
-  // The experts' panels lie one after another on a line of costs; each worker takes the panels that start in its part.
-  const Range part = partition(total, worker, workers);
-  int64_t start = 0;
-  for (int32_t e = 0; e <= args.experts; ++e) {
-    const Expert expert = {args, scratch, e};
-    if (expert.count() == 0) continue;
-    const int64_t cost = panel_cost(expert);
-    const auto panel_at = [&](int64_t place) {
-      return std::clamp<int64_t>(ceil_divide(std::max<int64_t>(place - start, 0), cost), 0, panels(expert));
-    };
-    const int32_t first = int32_t(panel_at(part.first)) * kPanelRows;
-    const int32_t last = std::min(int32_t(panel_at(part.last)) * kPanelRows, expert.up().out);
-    if (first < last) up(expert, first, last);
-    start += panels(expert) * cost;
-  }
+  share_out(
+      args, scratch, worker, workers, [](const Expert& expert) { return expert.up().out; }, kPanelRows,
+      [](const Expert& expert) { return expert.count() + kPanelCost; }, up);
 }
 
 void moe_down(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers) {
-  const Range panels = partition(ceil_divide(args.hidden, kPanelRows), worker, workers);
-  const int32_t first = int32_t(panels.first) * kPanelRows;
-  const int32_t last = std::min(int32_t(panels.last) * kPanelRows, args.hidden);
-  if (first >= last) return;
-  for (int64_t t = 0; t < args.tokens; ++t) {
-    std::fill(scratch.normed_row(t) + first, scratch.normed_row(t) + last, 0.0f);
-  }
-  // Experts ascend and the shared one comes last, so the order of a token's sum does not depend on other tokens.
-  for (int32_t e = 0; e <= args.experts; ++e) {
-    const Expert expert = {args, scratch, e};
-    if (expert.count() > 0) down(expert, first, last);
-  }
-  for (int64_t t = 0; t < args.tokens; ++t) {
-    const float* sum = scratch.normed_row(t);
-    float* x = args.x + t * args.hidden;
-    for (int32_t n = first; n < last; ++n) x[n] += sum[n];
+  const bool columns = args.down.layout == Layout::columns || args.shared_down.layout == Layout::columns;
+  share_out(
+      args, scratch, worker, workers, [](const Expert& expert) { return expert.down().out; },
+      columns ? kColumnRows : kPanelRows,
+      [](const Expert& expert) {
+        return (expert.count() + kPanelCost) * ceil_divide(expert.down().in, kBlockInputs);
+      },
+      down);
+}
+
+void moe_combine(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers) {
+  const Expert shared = {args, scratch, args.experts};
+  const Range values = partition(int64_t(args.tokens) * args.hidden, worker, workers);
+  float sums[kChunk];
+  for (int64_t at = values.first, next = at; at < values.last; at = next) {
+    const int64_t token = at / args.hidden;
+    const int32_t first = int32_t(at % args.hidden);
+    next = std::min({at + kChunk, (token + 1) * args.hidden, values.last});
+    const int32_t count = int32_t(next - at);
+    std::fill(sums, sums + count, 0.0f);
+    const auto add = [&](const Expert& expert, int64_t entry, float share) {
+      const float* product = expert.product(entry) + first;
+      const float* bias = expert.down_bias();
+      if (bias == nullptr) {
+        for (int32_t i = 0; i < count; ++i) sums[i] += share * product[i];
+      } else {
+        for (int32_t i = 0; i < count; ++i) sums[i] += share * (product[i] + bias[first + i]);
+      }
+    };
+    // Experts ascend and the shared one comes last, so the order of a token's sum does not depend on other tokens.
+    for (int64_t entry = token * args.top_k; entry < (token + 1) * args.top_k; ++entry) {
+      add({args, scratch, scratch.chosen[entry]}, entry, scratch.weights[entry]);
+    }
+    if (shared.count() > 0) add(shared, token, 1.0f);
+    float* x = args.x + at;
+    for (int32_t i = 0; i < count; ++i) x[i] += sums[i];
   }
 }
 

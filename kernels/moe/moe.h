@@ -14,7 +14,8 @@ namespace nibblet {
 /// The hidden activation is rounded to bf16 unless exact. Each expert's weights are read once for all its tokens.
 /// The sum of a token does not depend on the other tokens.
 /// Needs top_k ≤ experts and groups that divide experts; a NaN score is chosen last.
-/// Phases: 0 norm, 1 router products, 2 choice and lists of tokens per expert, 3 up, 4 down, combine and residual.
+/// Phases: 0 norm, 1 router products, 2 choice and lists of tokens per expert, 3 up, 4 down, 5 sums and
+/// residual.
 struct MoeArgs {
   int32_t tokens;
   int32_t hidden;
@@ -42,7 +43,7 @@ struct MoeArgs {
 };
 
 size_t moe_scratch_bytes(const MoeArgs& args, int64_t tokens);
-constexpr int kMoePhases = 5;
+constexpr int kMoePhases = 6;
 /// Uses plan_matmul for the weights' layout; with rows weights this is the scalar specification.
 void moe(const MoeArgs& args, int phase, int worker, int workers);
 

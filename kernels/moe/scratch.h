@@ -9,11 +9,10 @@ constexpr int32_t kMoeTile = 32;
 
 /// The scratch memory of one call. Rows that Matmul reads or writes are padded to a multiple of 16 floats.
 struct MoeScratch {
-  float*
-      normed;  ///< [tokens, hidden, padded] x̂ with zero padding; from phase 4 on the sums of the experts' outputs
+  float* normed;     ///< [tokens, hidden, padded] x̂ with zero padding
   float* hidden;     ///< [tokens · top_k, width, padded], by entry, zero padding
   float* shared;     ///< [tokens, shared width, padded], zero padding
-  float* products;   ///< [up to kMoeTile tokens, hidden, padded] of one expert, before they are added up
+  float* products;   ///< [tokens · top_k, hidden, padded] by entry, then [tokens] of the shared expert
   float* scores;     ///< [tokens, experts] sigmoid of the router's logits
   float* choice;     ///< [experts + groups] of one token at a time
   float* weights;    ///< [tokens, top_k]
@@ -36,7 +35,7 @@ struct MoeScratch {
     take(normed, size_t(tokens) * hidden_stride);
     take(hidden, entry_count * width_stride);
     take(shared, size_t(tokens) * shared_stride);
-    take(products, size_t(tokens < kMoeTile ? tokens : kMoeTile) * hidden_stride);
+    take(products, (entry_count + (shared_stride > 0 ? size_t(tokens) : 0)) * hidden_stride);
     take(scores, size_t(tokens) * args.experts);
     take(choice, size_t(args.experts) + args.groups);
     take(weights, entry_count);
@@ -61,5 +60,6 @@ void moe_score(const MoeArgs& args, const MoeScratch& scratch, int worker, int w
 void moe_choose(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers);
 void moe_up(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers);
 void moe_down(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers);
+void moe_combine(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers);
 
 }  // namespace nibblet

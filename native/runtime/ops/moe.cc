@@ -12,9 +12,6 @@
 namespace nibblet {
 namespace {
 
-/// Rows that columns are read along at least: narrower strips spend their time on finding the columns that live.
-constexpr int kStripRows = 320;
-
 class Moe : public OpCommand {
  public:
   explicit Moe(const OpCall& call) : OpCommand(call) {
@@ -85,13 +82,10 @@ class Moe : public OpCommand {
     MoeArgs args = args_;
     args.tokens = step.tokens;
     double routed = double(args.top_k) * args.up.out, shared = args.shared_up.data ? args.shared_up.out : 0;
-    // The norm is cut by tokens; a small router, and the choice for one token, are done sooner than the pool is awake.
+    // The norm is cut by tokens; a small router, and the choice and the sum for one token, are done sooner than the pool is awake.
     const bool small_router = double(args.tokens) * args.experts * args.hidden < kWakeWork;
-    const bool columns = args.down.layout == Layout::columns || args.shared_down.layout == Layout::columns;
-    const int strips = execution.threads * std::max(1, args.hidden / (kStripRows * execution.threads));
     const auto most = [&](int phase) {
-      const bool alone = (phase == 1 && small_router) || (phase == 2 && args.tokens == 1);
-      if (phase == 4 && columns) return strips;
+      const bool alone = (phase == 1 && small_router) || ((phase == 2 || phase == 5) && args.tokens == 1);
       return alone ? 1 : phase == 0 ? args.tokens : INT_MAX;
     };
     run_phases(execution, moe, kMoePhases, args, double(args.tokens) * args.hidden * (routed + shared), most);
