@@ -38,10 +38,16 @@ export class Operands {
     return tensor
   }
 
-  /** Matrices of unit gain; nvfp4 ones with their rows' mean at `lean` of their size. */
-  weight(format: WeightFormat, layout: WeightLayout, out: number, inputs: number, matrices = 1, lean = 0): Weight {
+  /** Matrices of this gain; nvfp4 ones with their rows' mean at `lean` of their size. */
+  weight(
+    format: WeightFormat,
+    layout: WeightLayout,
+    out: number,
+    inputs: number,
+    { matrices = 1, lean = 0, gain = 1 } = {},
+  ): Weight {
     const weight = this.own(this.#stream.device.weight({ format, layout, matrices, out, in: inputs }))
-    const deviation = 1 / Math.sqrt(inputs)
+    const deviation = gain / Math.sqrt(inputs)
     const scales = blockScales()
     const codes = codesWithMean(lean)
     const tables = {

@@ -94,17 +94,20 @@ const [experts, topK, width, sharedWidth, common] = [128, 6, 1856, 3712, 0.5]
 /** A layer of experts of which each has `reluZeros` of its hidden activations at zero, for inputs whose mean is `common`. */
 export function moeParameters(stream: Stream, operands: Operands, reluZeros: number): MoeParameters {
   const lean = -normalQuantile(reluZeros) / (common * Math.sqrt(hidden))
-  const matrices = (out: number, inputs: number, count: number, layout: WeightLayout, leaning = 0): Weight =>
-    operands.weight('nvfp4', layout, out, inputs, count, leaning)
+  const up = (out: number, matrices: number): Weight =>
+    operands.weight('nvfp4', layoutOf(stream), out, hidden, { matrices, lean })
+  // Next to no gain: the layer adds to its input, which the next launch reads.
+  const down = (inputs: number, matrices: number): Weight =>
+    operands.weight('nvfp4', downLayout, hidden, inputs, { matrices, gain: 1e-4 })
   return {
     norm: operands.normal('f32', [hidden], { mean: 1, deviation: 0 }),
     epsilon: 1e-5,
     router: operands.normal('f32', [experts, hidden], { deviation: 1 / Math.sqrt(hidden), alternate: true }),
     bias: operands.zeros('f32', [experts]),
-    up: matrices(width, hidden, experts, layoutOf(stream), lean),
-    down: matrices(hidden, width, experts, downLayout),
-    sharedUp: matrices(sharedWidth, hidden, 1, layoutOf(stream), lean),
-    sharedDown: matrices(hidden, sharedWidth, 1, downLayout),
+    up: up(width, experts),
+    down: down(width, experts),
+    sharedUp: up(sharedWidth, 1),
+    sharedDown: down(sharedWidth, 1),
     topK,
     groups: 1,
     topkGroups: 1,
