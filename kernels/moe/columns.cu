@@ -76,11 +76,12 @@ __global__ void __launch_bounds__(kThreads, 2) moe_down_columns_all(const MoePla
   const int32_t thread = int32_t(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int32_t out = plan.args.hidden;
   const int32_t chunks = (out + kColumnRows - 1) / kColumnRows;
-  const MoeItems items(plan, sets, chunks, chunks);
-  for (int32_t item = int32_t(blockIdx.x); item < items.count(); item += int32_t(gridDim.x)) {
-    int32_t chunk;
-    const MoeTile tile = items.tile(plan, item, chunk);
-    const MoeTileProduct<true> product = {plan, tile};
+  const MoeTiles tiles(plan, sets, dynamic_shared<uint8_t>());
+  for (int32_t i = int32_t(blockIdx.x); i < tiles.count() * chunks; i += int32_t(gridDim.x)) {
+    const MoeItem item(tiles, i, chunks);
+    const MoeTile& tile = item.tile;
+    const int32_t chunk = item.piece;
+    const MoeTileProduct<true> product = {plan, tiles.lists.entries, tile};
     const uint8_t* data = product.data();
     const uint16_t* input = lane / 4 < tile.count ? product.input(lane / 4) : nullptr;
     const int32_t blocks = (product.weight().in + kBlockInputs - 1) / kBlockInputs;
@@ -126,8 +127,8 @@ cudaError_t moe_down_columns_dense(const MoePlan& plan, uint32_t sets, const Cud
   const int64_t items =
       moe_most_tiles(plan.args, sets) * (round_up(plan.args.hidden, kColumnRows) / kColumnRows);
   const int64_t blocks = 2 * int64_t(target.multiprocessors);
-  return launch(target, {unsigned(items < blocks ? items : blocks), kThreads}, moe_down_columns_all, plan,
-                sets);
+  const LaunchShape shape = {unsigned(items < blocks ? items : blocks), kThreads, MoeLists::bytes(plan)};
+  return launch(target, shape, moe_down_columns_all, plan, sets);
 }
 
 }  // namespace nibblet

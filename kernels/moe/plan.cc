@@ -105,6 +105,8 @@ MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* c
       args.hidden % 4 == 0 && is_aligned(args.x) && is_aligned(args.norm) && is_aligned(args.router);
   plan.alone = args.tokens == 1 && plan.skips && plan.vectors && is_four_bit(args.up) &&
                (!plan.has_shared() || is_four_bit(args.shared_up));
+  plan.local_lists = args.tokens <= kMoeListedTokens;
+  plan.slices = plan.alone ? 1 : round_up(args.hidden, kMoeSlice) / kMoeSlice;
   plan.normed_stride = round_up(args.hidden, 128);
   plan.width_stride = round_up(args.up.out, kFragmentRows);
   plan.shared_stride = plan.has_shared() ? round_up(args.shared_up.out, kFragmentRows) : 0;
@@ -115,7 +117,8 @@ MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* c
 
   const size_t tokens = size_t(args.tokens), entries = tokens * size_t(args.top_k);
   Area area(workspace);
-  area.take(plan.scores, tokens * size_t(args.experts));
+  area.take(plan.scores, size_t(plan.slices) * tokens * size_t(args.experts));
+  area.take(plan.squares, size_t(plan.slices) * tokens);
   area.take(plan.weights, entries);
   area.take(plan.chosen, entries);
   area.take(plan.hidden, entries * size_t(plan.width_stride));

@@ -9,6 +9,10 @@ namespace nibblet {
 /// Tokens of one expert that share a pass over its weights: the columns of a tensor core's second operand.
 constexpr int32_t kMoeTileTokens = 8;
 
+/// Inputs whose part of the router's logits is summed at a time.
+constexpr int32_t kMoeSlice = 128;
+/// Most tokens of which every block makes its own lists.
+constexpr int32_t kMoeListedTokens = 64;
 /// Units of weights that a warp of moe_up_alone has under way where its lanes copy them.
 constexpr int32_t kMoeUpCopyStages = 4;
 
@@ -24,9 +28,12 @@ struct MoeTile {
 struct MoePlan {
   MoeArgs args;
   const Step* step;
-  bool alone;    ///< one token, whose experts are nvfp4: no lists, `up` chooses for itself
-  bool skips;    ///< `down` is in columns, of which only those of nonzero activations are read
-  bool vectors;  ///< rows of x, norm and router can be read 16 bytes at a time
+  bool alone;  ///< one token, whose experts are nvfp4: no lists, `up` chooses for itself
+  bool skips;  ///< `down` is in columns, of which only those of nonzero activations are read
+  bool
+      local_lists;  ///< each block lists the tokens of the experts for itself, so that `entries` and `tiles` are not used
+  int32_t slices;  ///< of the inputs, for the router; unless alone
+  bool vectors;    ///< rows of x, norm and router can be read 16 bytes at a time
   int32_t normed_stride;
   int32_t width_stride;
   int32_t shared_stride;
@@ -36,8 +43,10 @@ struct MoePlan {
   bool up_bulk;           ///< through the copy engine
   int32_t routed_splits;  ///< parts that the columns of one routed expert are cut into
   int32_t shared_splits;
-  int32_t parts;     ///< partial sums of one token
-  float* scores;     ///< [tokens, experts] sigmoid of the router's logits
+  int32_t parts;  ///< partial sums of one token
+  float*
+      scores;  ///< [experts] sigmoid of the router's logits; unless alone [slices, tokens, experts] parts of logits
+  float* squares;    ///< [slices, tokens] of x; unless alone
   float* weights;    ///< [tokens, top_k]
   int32_t* chosen;   ///< [tokens, top_k] ascending
   uint16_t* normed;  ///< [tokens, normed_stride] x̂ in bf16, zero padding; unless alone

@@ -6,8 +6,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-/// Tokens that choose in one block, a warp each.
-constexpr int kChoosing = 2;
+/// Tokens that a block scores.
+constexpr int kScoredTokens = 16;
 /// Vectors of router weights that a thread holds before x is known.
 constexpr int kAhead = 3;
 
@@ -91,89 +91,121 @@ __global__ void __launch_bounds__(kThreads) moe_score_one(const MoePlan plan) {
   }
 }
 
-/// x̂ in bf16 of one token a warp.
-__device__ void normalise(const MoePlan& plan, int32_t token) {
-  const MoeArgs& args = plan.args;
-  const int32_t lane = int32_t(threadIdx.x) % 32;
-  const float* x = args.x + size_t(token) * size_t(args.hidden);
-  uint16_t* to = plan.normed + size_t(token) * size_t(plan.normed_stride);
-  float squares = 0;
-  for (int32_t k = lane; k < args.hidden; k += 32) {
-    const float value = __ldcg(x + k);
-    squares = fmaf(value, value, squares);
-  }
-  const float inverse = inverse_root(args, warp_sum(squares));
-  for (int32_t k = lane; k < plan.normed_stride; k += 32) {
-    to[k] = k < args.hidden ? bf16_from_float(__ldcg(x + k) * inverse * args.norm[k]) : uint16_t(0);
-  }
+/// Four values from k on, of which those past the end are zero.
+__device__ float4 read4(const MoePlan& plan, const float* row, int32_t k) {
+  const int32_t hidden = plan.args.hidden;
+  if (plan.vectors) return k < hidden ? load4(row + k) : make_float4(0, 0, 0, 0);
+  const auto value = [&](int32_t i) { return k + i < hidden ? __ldcg(row + k + i) : 0.0f; };
+  return {value(0), value(1), value(2), value(3)};
 }
 
-/// Blocks (i, j): kWarps experts from i · kWarps on, one a warp, for tokens from j · kMoeTileTokens on; the last i instead
-/// writes x̂ of those tokens.
-__global__ void __launch_bounds__(kThreads) moe_score_many(const MoePlan plan) {
+/// Blocks (i, j, l): what inputs [kMoeSlice · j, kMoeSlice · (j + 1)) add to the logits of 32 experts, before the norm's
+/// root, and to the squares of kScoredTokens tokens. A lane has an expert, and a warp an equal part of the inputs.
+__global__ void __launch_bounds__(kThreads, 3) moe_score_many(const MoePlan plan) {
+  constexpr int kOwn = kMoeSlice / kWarps;
+  __shared__ float4 inputs[kScoredTokens][kMoeSlice / 4];
+  __shared__ float sums[kWarps][kScoredTokens][32];
   grid_dependency_launch();
-  grid_dependency_wait();
   const MoeArgs& args = plan.args;
-  const int32_t warp = int32_t(threadIdx.x) / 32, lane = int32_t(threadIdx.x) % 32, hidden = args.hidden;
-  const int32_t first = int32_t(blockIdx.y) * kMoeTileTokens;
-  const int32_t count = min(plan.step->tokens - first, kMoeTileTokens);
+  const int32_t thread = int32_t(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  const int32_t slice = int32_t(blockIdx.y), first_input = slice * kMoeSlice;
+  const int32_t expert = int32_t(blockIdx.x) * 32 + lane;
+  float4 weights[kOwn / 4];
+#pragma unroll
+  for (int i = 0; i < kOwn / 4; ++i) {
+    const int32_t k = first_input + warp * kOwn + i * 4;
+    const float4 norm = read4(plan, args.norm, k);
+    float4 row = make_float4(0, 0, 0, 0);
+    if (expert < args.experts) row = read4(plan, args.router + size_t(expert) * size_t(args.hidden), k);
+    weights[i] = {row.x * norm.x, row.y * norm.y, row.z * norm.z, row.w * norm.w};
+  }
+
+  grid_dependency_wait();
+  const int32_t first = int32_t(blockIdx.z) * kScoredTokens;
+  const int32_t count = min(plan.step->tokens - first, kScoredTokens);
   if (count <= 0) return;
-  if (blockIdx.x == gridDim.x - 1) {
-    for (int32_t t = warp; t < count; t += kWarps) normalise(plan, first + t);
-    return;
+  // 32 threads, a warp, read what a token has here.
+  static_assert(kMoeSlice == 128);
+#pragma unroll
+  for (int t = warp; t < kScoredTokens; t += kWarps) {
+    float4 x = make_float4(0, 0, 0, 0);
+    if (t < count) {
+      x = read4(plan, args.x + size_t(first + t) * size_t(args.hidden), first_input + lane * 4);
+    }
+    inputs[t][lane] = x;
+    if (blockIdx.x > 0) continue;
+    const float squares = warp_sum(dot4(x, x, 0.0f));
+    if (lane == 0 && t < count)
+      plan.squares[size_t(slice) * size_t(args.tokens) + size_t(first + t)] = squares;
   }
-  const int32_t expert = int32_t(blockIdx.x) * kWarps + warp;
-  if (expert >= args.experts) return;
-  const float* row = args.router + size_t(expert) * size_t(hidden);
-  const float* x = args.x + size_t(first) * size_t(hidden);
-  float dot[kMoeTileTokens] = {}, squares[kMoeTileTokens] = {};
-  if (plan.vectors) {
-    for (int32_t k = lane * 4; k < hidden; k += 128) {
-      const float4 weights = weight4(args, row, k);
+  __syncthreads();
+#pragma unroll 4
+  for (int t = 0; t < kScoredTokens; ++t) {
+    float sum = 0;
 #pragma unroll
-      for (int t = 0; t < kMoeTileTokens; ++t) {
-        if (t >= count) continue;
-        const float4 value = *reinterpret_cast<const float4*>(x + size_t(t) * size_t(hidden) + k);
-        dot[t] = dot4(value, weights, dot[t]);
-        squares[t] = dot4(value, value, squares[t]);
-      }
-    }
-  } else {
-    for (int32_t k = lane; k < hidden; k += 32) {
-      const float weight = row[k] * args.norm[k];
-#pragma unroll
-      for (int t = 0; t < kMoeTileTokens; ++t) {
-        if (t >= count) continue;
-        const float value = x[size_t(t) * size_t(hidden) + k];
-        dot[t] = fmaf(value, weight, dot[t]);
-        squares[t] = fmaf(value, value, squares[t]);
-      }
-    }
+    for (int i = 0; i < kOwn / 4; ++i) sum = dot4(inputs[t][warp * (kOwn / 4) + i], weights[i], sum);
+    sums[warp][t][lane] = sum;
   }
+  __syncthreads();
+  for (int32_t t = warp; t < count; t += kWarps) {
+    float sum = 0;
 #pragma unroll
-  for (int t = 0; t < kMoeTileTokens; ++t) {
-    const float logit = warp_sum(dot[t]) * inverse_root(args, warp_sum(squares[t]));
-    if (lane == 0 && t < count) {
-      plan.scores[size_t(first + t) * size_t(args.experts) + size_t(expert)] = sigmoid(logit);
-    }
+    for (int w = 0; w < kWarps; ++w) sum += sums[w][t][lane];
+    const size_t row = size_t(slice) * size_t(args.tokens) + size_t(first + t);
+    if (expert < args.experts) plan.scores[row * size_t(args.experts) + size_t(expert)] = sum;
   }
 }
 
-/// The choice of one token a warp.
+/// One token a block: its scores and the choice, by the first warp, while the others write x̂ in bf16.
 __global__ void __launch_bounds__(kThreads) moe_choose_many(const MoePlan plan) {
   grid_dependency_launch();
-  grid_dependency_wait();
   const MoeArgs& args = plan.args;
-  const int32_t warp = int32_t(threadIdx.x) / 32, lane = int32_t(threadIdx.x) % 32;
-  const size_t token = size_t(blockIdx.x) * kChoosing + size_t(warp);
+  const MoeChoice choice(args, dynamic_shared<uint8_t>());
+  const int32_t thread = int32_t(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  const size_t token = blockIdx.x, tokens = size_t(args.tokens);
+  grid_dependency_wait();
   if (int32_t(token) >= plan.step->tokens) return;
-  const MoeChoice choice(args, dynamic_shared<uint8_t>() + size_t(warp) * MoeChoice::bytes(args));
-  const float* scores = plan.scores + token * size_t(args.experts);
-  for (int32_t e = lane; e < args.experts; e += 32) choice.set(e, __ldcg(scores + e), args.bias[e]);
-  __syncwarp();
-  moe_choose(args, choice);
-  moe_publish(args, choice, plan.chosen + token * size_t(args.top_k),
-              plan.weights + token * size_t(args.top_k));
+  const float* row = args.x + token * size_t(args.hidden);
+  const int32_t own = (thread - 32) * 4, stride = (kThreads - 32) * 4;
+  float4 x[kAhead];
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    x[i] = warp > 0 ? read4(plan, row, own + i * stride) : make_float4(0, 0, 0, 0);
+  }
+  float squares = 0;
+  for (int32_t i = lane; i < plan.slices; i += 32)
+    squares += __ldcg(plan.squares + size_t(i) * tokens + token);
+  squares = warp_sum(squares);
+  const float inverse = inverse_root(args, squares);
+  for (int32_t e = thread; e < args.experts; e += kThreads) {
+    float logit = 0;
+#pragma unroll 8
+    for (int32_t i = 0; i < plan.slices; ++i) {
+      logit += __ldcg(plan.scores + (size_t(i) * tokens + token) * size_t(args.experts) + size_t(e));
+    }
+    choice.set(e, sigmoid(logit * inverse), args.bias[e]);
+  }
+  __syncthreads();
+  if (warp == 0) {
+    moe_choose(args, choice);
+    moe_publish(args, choice, plan.chosen + token * size_t(args.top_k),
+                plan.weights + token * size_t(args.top_k));
+    return;
+  }
+  uint16_t* to = plan.normed + token * size_t(plan.normed_stride);
+  const auto write = [&](int32_t k, float4 value) {
+    const float4 norm = read4(plan, args.norm, k);
+    const auto pair = [&](float a, float b) {
+      return uint32_t(bf16_from_float(a)) | uint32_t(bf16_from_float(b)) << 16;
+    };
+    *reinterpret_cast<uint2*>(to + k) = {pair(value.x * inverse * norm.x, value.y * inverse * norm.y),
+                                         pair(value.z * inverse * norm.z, value.w * inverse * norm.w)};
+  };
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    if (own + i * stride < plan.normed_stride) write(own + i * stride, x[i]);
+  }
+  for (int32_t k = own + kAhead * stride; k < plan.normed_stride; k += stride) write(k, read4(plan, row, k));
 }
 
 /// How many threads before this one hold `flag`, and how many do in all.
@@ -240,14 +272,13 @@ cudaError_t moe_route(const MoePlan& plan, const CudaTarget& target) {
   const MoeArgs& args = plan.args;
   const unsigned experts = unsigned(args.experts), tokens = unsigned(args.tokens);
   if (plan.alone) return launch(target, {experts, kThreads}, moe_score_one, plan);
-  const dim3 scoring((experts + kWarps - 1) / kWarps + 1, (tokens + kMoeTileTokens - 1) / kMoeTileTokens);
+  const dim3 scoring((experts + 31) / 32, unsigned(plan.slices),
+                     (tokens + kScoredTokens - 1) / kScoredTokens);
   cudaError_t error = launch(target, {scoring, kThreads}, moe_score_many, plan);
   if (error == cudaSuccess) {
-    error = launch(target,
-                   {(tokens + kChoosing - 1) / kChoosing, 32 * kChoosing, kChoosing * MoeChoice::bytes(args)},
-                   moe_choose_many, plan);
+    error = launch(target, {tokens, kThreads, MoeChoice::bytes(args)}, moe_choose_many, plan);
   }
-  if (error == cudaSuccess) {
+  if (error == cudaSuccess && !plan.local_lists) {
     error = launch(target, {experts, kThreads, 4 * size_t(args.experts)}, moe_list, plan);
   }
   return error;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cuda/device.h"
+#include "kernels/moe/lists.cuh"
 #include "kernels/moe/plan.h"
 #include "kernels/numerics/bf16.h"
 
@@ -11,6 +12,7 @@ namespace nibblet {
 template <bool down>
 struct MoeTileProduct {
   const MoePlan& plan;
+  const int32_t* entries;  ///< MoeLists
   MoeTile tile;
 
   __device__ bool shared() const { return tile.expert == plan.args.experts; }
@@ -21,9 +23,7 @@ struct MoeTileProduct {
   __device__ int32_t matrix() const { return shared() ? 0 : tile.expert; }
   __device__ const uint8_t* data() const { return weight().data + size_t(matrix()) * weight().matrix_bytes; }
   /// Of token i of the tile: the entry, or for the shared expert the token.
-  __device__ int32_t entry(int32_t i) const {
-    return shared() ? tile.first + i : __ldcg(plan.entries + tile.first + i);
-  }
+  __device__ int32_t entry(int32_t i) const { return shared() ? tile.first + i : entries[tile.first + i]; }
   __device__ const uint16_t* input(int32_t i) const {
     const int32_t e = entry(i);
     if constexpr (down) {
@@ -61,33 +61,38 @@ struct MoeTileProduct {
   }
 };
 
-/// The work of one launch: items of one tile and one of `pieces` (routed) or `shared_pieces` parts of the rows.
-struct MoeItems {
-  int32_t routed_tiles = 0;
-  int32_t shared_tiles = 0;
-  int32_t pieces;
-  int32_t shared_pieces;
+/// Tiles of one launch in the order of their work: the shared expert's, which has the most tokens, before the others.
+struct MoeTiles {
+  const MoePlan& plan;
+  MoeLists lists;
+  int32_t tokens;
+  int32_t shared;  ///< how many
+  int32_t routed;
 
-  __device__ MoeItems(const MoePlan& plan, uint32_t sets, int32_t piece_count, int32_t shared_piece_count)
-      : pieces(piece_count), shared_pieces(shared_piece_count) {
-    const int32_t tokens = plan.step->tokens;
-    if (sets & kMoeRouted && tokens > 0) routed_tiles = __ldcg(plan.tile_count);
-    if (sets & kMoeShared) shared_tiles = (tokens + kMoeTileTokens - 1) / kMoeTileTokens;
+  /// By all threads of a block. @param memory  MoeLists::bytes(plan) of shared memory
+  __device__ MoeTiles(const MoePlan& p, uint32_t sets, void* memory)
+      : plan(p), lists(p, p.step->tokens, memory), tokens(p.step->tokens) {
+    routed = sets & kMoeRouted ? lists.tile_count : 0;
+    shared = sets & kMoeShared ? (tokens + kMoeTileTokens - 1) / kMoeTileTokens : 0;
   }
-  __device__ int32_t count() const { return routed_tiles * pieces + shared_tiles * shared_pieces; }
+  __device__ int32_t count() const { return shared + routed; }
+  __device__ MoeTile operator[](int32_t i) const {
+    if (i >= shared) return lists.tiles[i - shared];
+    return {plan.args.experts, i * kMoeTileTokens, min(tokens - i * kMoeTileTokens, kMoeTileTokens)};
+  }
+};
 
-  /// @param piece  set to the item's part of the rows
-  __device__ MoeTile tile(const MoePlan& plan, int32_t item, int32_t& piece) const {
-    // The shared expert, whose items come first, has the most tokens.
-    const int32_t routed = item - shared_tiles * shared_pieces;
-    if (routed < 0) {
-      // Its tiles side by side: they read the same weights.
-      const int32_t first = item % shared_tiles * kMoeTileTokens;
-      piece = item / shared_tiles;
-      return {plan.args.experts, first, min(plan.step->tokens - first, kMoeTileTokens)};
-    }
-    piece = routed % pieces;
-    return plan.tiles[routed / pieces];
+/// Items of one tile and one of `pieces` parts of its rows, those of the shared expert's tiles side by side, since they
+/// read the same weights. Every tile has as many pieces.
+struct MoeItem {
+  MoeTile tile;
+  int32_t piece;
+
+  __device__ MoeItem(const MoeTiles& tiles, int32_t item, int32_t pieces) {
+    const int32_t routed = item - tiles.shared * pieces;
+    const bool is_shared = routed < 0;
+    piece = is_shared ? item / tiles.shared : routed % pieces;
+    tile = tiles[is_shared ? item % tiles.shared : tiles.shared + routed / pieces];
   }
 };
 

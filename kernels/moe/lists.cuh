@@ -1,0 +1,84 @@
+#pragma once
+
+#include "kernels/cuda/device.h"
+#include "kernels/moe/plan.h"
+
+namespace nibblet {
+
+/// Which tokens the routed experts have: in global memory, or in shared memory where every block makes its own.
+struct MoeLists {
+  const int32_t* entries;
+  const MoeTile* tiles;
+  int32_t tile_count;
+
+  /// Shared memory that they want, a multiple of 16.
+  static __host__ __device__ size_t bytes(const MoePlan& plan) {
+    if (!plan.local_lists) return 0;
+    const size_t entries = size_t(plan.args.tokens) * size_t(plan.args.top_k);
+    return round_up_16((sizeof(MoeTile) + 4) * entries + 12 * size_t(plan.args.experts) + 4);
+  }
+
+  /// By all threads of a block, whole warps of them, for tokens from 0 on; ready to be read.
+  /// @param memory  bytes(plan)
+  __device__ MoeLists(const MoePlan& plan, int32_t tokens, void* memory) {
+    if (!plan.local_lists) {
+      entries = plan.entries;
+      tiles = plan.tiles;
+      tile_count = tokens > 0 ? __ldcg(plan.tile_count) : 0;
+      return;
+    }
+    static_assert(kMoeListedTokens <= 64);
+    const MoeArgs& args = plan.args;
+    const int32_t thread = int32_t(threadIdx.x), threads = int32_t(blockDim.x), lane = thread % 32;
+    const int32_t experts = args.experts, all = tokens * args.top_k;
+    MoeTile* made_tiles = static_cast<MoeTile*>(memory);
+    int32_t* made_entries = reinterpret_cast<int32_t*>(made_tiles + args.tokens * args.top_k);
+    uint32_t* masks = reinterpret_cast<uint32_t*>(made_entries + args.tokens * args.top_k);
+    int32_t* starts = reinterpret_cast<int32_t*>(masks + 2 * experts);
+    for (int32_t i = thread; i < 2 * experts; i += threads) masks[i] = 0;
+    __syncthreads();
+    for (int32_t i = thread; i < all; i += threads) {
+      const int32_t token = i / args.top_k;
+      atomicOr(masks + 2 * __ldcg(plan.chosen + i) + token / 32, 1u << token % 32);
+    }
+    __syncthreads();
+    if (thread < 32) {
+      // Entries in the low half of a sum, tiles in the high one.
+      int32_t before = 0;
+      for (int32_t first = 0; first < experts; first += 32) {
+        const int32_t e = first + lane;
+        int32_t count = 0;
+        if (e < experts) count = __popc(masks[2 * e]) + __popc(masks[2 * e + 1]);
+        const int32_t own = count | (count + kMoeTileTokens - 1) / kMoeTileTokens << 16;
+        int32_t sum = own;
+        for (int32_t distance = 1; distance < 32; distance *= 2) {
+          const int32_t other = __shfl_up_sync(0xffffffffu, sum, unsigned(distance));
+          if (lane >= distance) sum += other;
+        }
+        const int32_t start = before + sum - own;
+        if (e < experts) starts[e] = start & 0xffff;
+        for (int32_t i = 0; i * kMoeTileTokens < count; ++i) {
+          made_tiles[(start >> 16) + i] = {e, (start & 0xffff) + i * kMoeTileTokens,
+                                           min(count - i * kMoeTileTokens, kMoeTileTokens)};
+        }
+        before += __shfl_sync(0xffffffffu, sum, 31);
+      }
+      if (lane == 0) starts[experts] = before >> 16;
+    }
+    __syncthreads();
+    for (int32_t i = thread; i < all; i += threads) {
+      const int32_t token = i / args.top_k, e = __ldcg(plan.chosen + i);
+      const uint32_t earlier = masks[2 * e + token / 32] & ((1u << token % 32) - 1);
+      made_entries[starts[e] + __popc(earlier) + (token >= 32 ? __popc(masks[2 * e]) : 0)] = i;
+    }
+    __syncthreads();
+    entries = made_entries;
+    tiles = made_tiles;
+    tile_count = starts[experts];
+  }
+
+ private:
+  static __host__ __device__ size_t round_up_16(size_t bytes) { return (bytes + 15) / 16 * 16; }
+};
+
+}  // namespace nibblet
