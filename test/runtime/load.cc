@@ -1,5 +1,4 @@
 #include "native/runtime/load.h"
-#include "native/runtime/mapped_file.h"
 
 #include <sys/stat.h>
 
@@ -7,6 +6,7 @@
 
 #include "kernels/numerics/bf16.h"
 #include "kernels/pack/pack.h"
+#include "native/runtime/mapped_file.h"
 #include "test/runtime/fixture.h"
 
 using namespace nibblet;
