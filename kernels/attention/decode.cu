@@ -74,7 +74,6 @@ __device__ __forceinline__ int32_t chunk_of(int32_t length, int32_t splits) {
 template <DType kCache>
 __global__ void __launch_bounds__(kAttendThreads, 1)
     attend_kernel(const AttentionArgs args, const Cut cut, Partial* partials, uint32_t* counters) {
-  grid_dependency_launch();
   const int32_t token = int32_t(blockIdx.y);
   const int32_t split = int32_t(blockIdx.x) % cut.splits;
   const int32_t unit = int32_t(blockIdx.x) / cut.splits;
@@ -148,6 +147,8 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
 
   Running running;
   walk.attend(q, args.scale * cache_scale(args, kKey), running);
+  // Not before: what the next kernels fetch ahead would stand in the way.
+  grid_dependency_launch();
   constexpr int32_t kPositions = TileShape<kCache>::kPositions;
   const int32_t used = min(kAttendWarps, (end - begin + kPositions - 1) / kPositions);
   if (fresh_first < end) __syncthreads();
