@@ -141,6 +141,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   float* sums = reinterpret_cast<float*>(memory + at.sums);
   grid_dependency_wait();
   const MoeTiles tiles(plan, sets, memory + at.lists);
+  if (!down && (sets & kMoeRouted) && blockIdx.x == 0) tiles.lists.publish(plan, tiles.tokens);
   const Stretch<format, down> stretch(tiles);
   const auto start = [&](const Pass<format, down>& pass) {
     const uint8_t* weights = nullptr;
@@ -236,6 +237,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_multiply_rows(const MoePlan p
   const WeightView& shared = down ? args.shared_down : args.shared_up;
   const int32_t pieces = (max(routed.out, shared.out) + kItemRows - 1) / kItemRows;
   const MoeTiles tiles(plan, sets, dynamic_shared<uint8_t>());
+  if (!down && (sets & kMoeRouted) && blockIdx.x == 0) tiles.lists.publish(plan, tiles.tokens);
   for (int32_t i = int32_t(blockIdx.x); i < tiles.count() * pieces; i += int32_t(gridDim.x)) {
     const MoeItem item(tiles, i, pieces);
     multiply_rows<down>({plan, tiles.lists.entries, item.tile}, item.piece);

@@ -77,6 +77,14 @@ struct MoeLists {
     tile_count = starts[experts];
   }
 
+  /// Leaves the entries to later kernels, where they are not in global memory anyway. By all threads of a block.
+  __device__ void publish(const MoePlan& plan, int32_t tokens) const {
+    if (!plan.local_lists) return;
+    for (int32_t i = int32_t(threadIdx.x); i < tokens * plan.args.top_k; i += int32_t(blockDim.x)) {
+      plan.entries[i] = entries[i];
+    }
+  }
+
  private:
   static __host__ __device__ size_t round_up_16(size_t bytes) { return (bytes + 15) / 16 * 16; }
 };

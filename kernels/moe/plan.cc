@@ -11,6 +11,9 @@ namespace {
 constexpr int32_t kSkipTokens = 64;
 /// Units of weights that a warp of `up` has under way with one token.
 constexpr int32_t kUpStages = 6;
+/// Blocks of moe_down_live_columns that an SM should have to work on, and most pieces of rows of each.
+constexpr int32_t kLiveBlocks = 6;
+constexpr int32_t kMostLiveChunks = 7;
 /// Fewest blocks of 16 inputs of a part.
 constexpr int32_t kPartBlocks = 8;
 
@@ -30,10 +33,11 @@ bool is_supported(const MoeArgs& args) {
          (args.shared_up.data == nullptr || (up(args.shared_up) && down(args.shared_down)));
 }
 
-/// Cuts the columns of a token's experts into parts of about one length: as many as can be worked on at once.
+int32_t blocks_of(int32_t in) { return std::max(1, round_up(in, kBlockInputs) / kBlockInputs); }
+
+/// Cuts the columns of one token's experts into parts of about one length: as many as can be worked on at once.
 void split_columns(MoePlan& plan, const CudaTarget& target) {
   const MoeArgs& args = plan.args;
-  const auto blocks_of = [](int32_t in) { return std::max(1, round_up(in, kBlockInputs) / kBlockInputs); };
   const int32_t routed = blocks_of(args.down.in);
   const int32_t shared = plan.has_shared() ? blocks_of(args.shared_down.in) : 0;
   const int32_t chunks = round_up(args.hidden, kColumnRows) / kColumnRows;
@@ -44,11 +48,26 @@ void split_columns(MoePlan& plan, const CudaTarget& target) {
     const int32_t length = std::max(1, routed / cuts);
     const int32_t routed_splits = splits(routed, length), shared_splits = splits(shared, length);
     const int32_t parts = routed_splits * args.top_k + (plan.has_shared() ? shared_splits : 0);
-    const bool fits = int64_t(parts) * chunks * args.tokens <= 3 * int64_t(target.multiprocessors);
+    const bool fits = int64_t(parts) * chunks <= 3 * int64_t(target.multiprocessors);
     if (cuts > 1 && (!fits || length < kPartBlocks)) return;
     plan.routed_splits = routed_splits;
     plan.shared_splits = shared_splits;
     plan.parts = parts;
+  }
+}
+
+/// The columns of several tokens' experts: in few parts, each for as many rows as leaves work for all.
+void share_columns(MoePlan& plan, const CudaTarget& target) {
+  const MoeArgs& args = plan.args;
+  const auto splits = [](int32_t blocks) { return (blocks + kMoeListBlocks - 1) / kMoeListBlocks; };
+  plan.routed_splits = splits(blocks_of(args.down.in));
+  plan.shared_splits = plan.has_shared() ? splits(blocks_of(args.shared_down.in)) : 1;
+  plan.parts = plan.routed_splits * args.top_k + (plan.has_shared() ? plan.shared_splits : 0);
+  const int32_t chunks = round_up(args.hidden, kColumnRows) / kColumnRows;
+  const int64_t wanted = kLiveBlocks * int64_t(target.multiprocessors);
+  while (plan.live_chunks < kMostLiveChunks &&
+         int64_t(plan.parts) * args.tokens * (chunks / (plan.live_chunks + 1)) >= wanted) {
+    ++plan.live_chunks;
   }
 }
 
@@ -112,7 +131,9 @@ MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* c
   plan.shared_stride = plan.has_shared() ? round_up(args.shared_up.out, kFragmentRows) : 0;
   plan.routed_splits = plan.shared_splits = 1;
   plan.parts = args.top_k + (plan.has_shared() ? 1 : 0);
-  if (plan.skips) split_columns(plan, target);
+  plan.live_chunks = 1;
+  if (plan.skips && args.tokens == 1) split_columns(plan, target);
+  if (plan.skips && args.tokens > 1) share_columns(plan, target);
   if (plan.alone) plan_up_alone(plan, target);
 
   const size_t tokens = size_t(args.tokens), entries = tokens * size_t(args.top_k);
@@ -141,13 +162,18 @@ CudaScratch moe_cuda_scratch(const MoeArgs& args, const CudaTarget& target) {
   return moe_plan(args, nullptr, nullptr, nullptr, target).scratch;
 }
 
+cudaError_t moe_down(const MoePlan& plan, const CudaTarget& target) {
+  if (!plan.skips) return moe_down_tiles(plan, target);
+  return plan.args.tokens == 1 ? moe_down_skip(plan, target) : moe_down_live_columns(plan, target);
+}
+
 cudaError_t moe_cuda(const MoeArgs& args, const Step* step, uint64_t* statistics, void* workspace,
                      void* counters, const CudaTarget& target) {
   if (!is_supported(args)) return cudaErrorInvalidValue;
   const MoePlan plan = moe_plan(args, step, workspace, counters, target);
   cudaError_t error = moe_route(plan, target);
   if (error == cudaSuccess) error = plan.alone ? moe_up_alone(plan, target) : moe_up_tiles(plan, target);
-  if (error == cudaSuccess) error = plan.skips ? moe_down_skip(plan, target) : moe_down_tiles(plan, target);
+  if (error == cudaSuccess) error = moe_down(plan, target);
   if (error == cudaSuccess && statistics != nullptr) error = moe_count(plan, statistics, target);
   return error;
 }

@@ -13,6 +13,8 @@ constexpr int32_t kMoeTileTokens = 8;
 constexpr int32_t kMoeSlice = 128;
 /// Most tokens of which every block makes its own lists.
 constexpr int32_t kMoeListedTokens = 64;
+/// Blocks of 16 inputs whose live columns a block of `down` can list at a time.
+constexpr int32_t kMoeListBlocks = 128;
 /// Units of weights that a warp of moe_up_alone has under way where its lanes copy them.
 constexpr int32_t kMoeUpCopyStages = 4;
 
@@ -43,7 +45,8 @@ struct MoePlan {
   bool up_bulk;           ///< through the copy engine
   int32_t routed_splits;  ///< parts that the columns of one routed expert are cut into
   int32_t shared_splits;
-  int32_t parts;  ///< partial sums of one token
+  int32_t live_chunks;  ///< pieces of 128 rows that a block of moe_down_live_columns works on
+  int32_t parts;        ///< partial sums of one token
   float*
       scores;  ///< [experts] sigmoid of the router's logits; unless alone [slices, tokens, experts] parts of logits
   float* squares;    ///< [slices, tokens] of x; unless alone
@@ -77,7 +80,10 @@ MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* c
 cudaError_t moe_route(const MoePlan& plan, const CudaTarget& target);
 cudaError_t moe_up_alone(const MoePlan& plan, const CudaTarget& target);
 cudaError_t moe_up_tiles(const MoePlan& plan, const CudaTarget& target);
+/// With `skips`: for one token with the least latency, for several with the least work.
 cudaError_t moe_down_skip(const MoePlan& plan, const CudaTarget& target);
+cudaError_t moe_down_live_columns(const MoePlan& plan, const CudaTarget& target);
+cudaError_t moe_down(const MoePlan& plan, const CudaTarget& target);
 cudaError_t moe_down_tiles(const MoePlan& plan, const CudaTarget& target);
 cudaError_t moe_count(const MoePlan& plan, uint64_t* statistics, const CudaTarget& target);
 
