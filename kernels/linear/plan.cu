@@ -32,16 +32,19 @@ int token_tiles_of_block(int32_t count) { return count <= 8 ? 1 : count <= 16 ? 
 /// that as many bytes as can be should be on the chip when the dependency wait ends; but all blocks must be resident at
 /// once. Whole row tiles a block: sums across blocks would cost a round trip through memory.
 ///
-/// Measured on an H100 with cold weights (132 multiprocessors). Up to 3 tiles a multiprocessor a block each is best or
-/// close (bf16 [2688, 4096], 168 tiles: 8.7 us, 9.0 with 132 blocks; [4608, 2688], 288 tiles: 10.4, 10.8). With more, two
-/// blocks a multiprocessor, so that one multiplies while the other stages x̂ (bf16 [10304, 2688]: 21.1, 21.7 with one;
-/// [131072, 2688]: 232.7, 233.9; e4m3 [10304, 2688]: 11.8, 12.0). nvfp4 has so few bytes that they fit beside the next
-/// kernel's when there is one (8.7 us, 9.2 with two; 11.2 with so many stages that the next kernel had no room).
+/// Measured on an H100 with cold weights (132 multiprocessors). nvfp4 has so few bytes that one block a multiprocessor keeps
+/// enough of them on their way, and every block then finds room beside the kernels before and after ([2688, 4096], 168
+/// tiles: 5.0 us, 5.2 with a block each; [10304, 2688]: 8.7, 9.2 with two). Else up to 3 tiles a multiprocessor a block
+/// each is best or close (bf16 [2688, 4096]: 8.7 us, 9.0 with 132 blocks; [4608, 2688], 288 tiles: 10.4, 11.4). With more,
+/// one block again (bf16 [10304, 2688]: 21.2, 21.8 with two, which leave the next kernel no registers), until there are so
+/// many that a second hides how the first stages x̂ ([131072, 2688]: 232.7, 233.9).
 OneTokenPlan plan_one_token(Format format, int32_t out, int32_t in, const CudaTarget& target) {
   const int32_t tiles = row_tiles(out);
   const int processors = target.multiprocessors;
-  const int most = format == Format::nvfp4 ? 1 : 2;
-  OneTokenPlan plan = {tiles <= 3 * processors ? tiles : most * processors, kOneTokenWarps,
+  const int32_t alone =
+      format == Format::nvfp4 ? processors : 3 * processors;  // tiles that have a block each
+  const int most = format != Format::nvfp4 && tiles > 16 * processors ? 2 : 1;
+  OneTokenPlan plan = {tiles <= alone ? tiles : most * processors, kOneTokenWarps,
                        format == Format::nvfp4 ? 4 : 6};
   const int resident = (plan.blocks + processors - 1) / processors;
   const auto fits = [&] { return shared_bytes(plan, format, out, in) <= target.shared_bytes / resident; };
@@ -56,17 +59,21 @@ OneTokenPlan plan_one_token(Format format, int32_t out, int32_t in, const CudaTa
 
 /// All warps of a block share the inputs of one pair of row tiles: blocks of more pairs leave multiprocessors idle (64
 /// tokens, bf16 [10304, 2688]: 46 us with 8 splits, 56 with 2). Only where there are very many pairs (the head) fewer
-/// splits save more, as x̂ comes from the second-level cache once a block. Rows that are x̂ already are read where they are
-/// while that saves more (a launch) than it costs (half of each sector that a lane's 16 bytes lie in, until its next
-/// piece): 32 tokens and [2688, 4096], 18.3 us for 19.1 in bf16, 10.1 for 10.5 in nvfp4, but 16.2 for 14.1 with 64.
+/// splits save more, as x̂ comes from the second-level cache once a block; for nvfp4, whose weights are little beside x̂,
+/// also where there are many groups of tokens (512 tokens and [10304, 2688]: 156 us with 2 splits, 182 with 8; bf16 has
+/// 275 with 8 and had 355 with 2). Rows that are x̂ already are read where they are while that saves more (a launch) than
+/// it costs (half of each sector that a lane's 16 bytes lie in, until its next piece): not with 32 tokens, where nvfp4
+/// [10304, 2688] takes 32.5 us for 21.
 TokensPlan plan_tokens(const LinearArgs& args, const CudaTarget& target) {
   TokensPlan plan{};
   plan.token_tiles = token_tiles_of_block(args.count);
-  plan.direct = plan.token_tiles <= 4 && can_be_direct(args);
+  plan.direct = plan.token_tiles <= 2 && can_be_direct(args);
   plan.splits = kTokensWarps;
   const int32_t pairs = (row_tiles(args.weight.out) + kTokensRowTiles - 1) / kTokensRowTiles;
+  const int32_t tokens = plan.token_tiles * 8;
+  const int64_t groups = args.weight.format == Format::nvfp4 ? (args.count + tokens - 1) / tokens : 1;
   while (plan.token_tiles >= 4 && plan.splits > 2 &&
-         pairs * (plan.splits / 2) >= 4 * kTokensWarps * target.multiprocessors) {
+         pairs * groups * (plan.splits / 2) >= 4 * kTokensWarps * target.multiprocessors) {
     plan.splits /= 2;
   }
   return plan;

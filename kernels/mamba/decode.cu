@@ -32,8 +32,12 @@ struct MixShape {
   __host__ __device__ int32_t steps_at(int32_t states, int32_t width) const {
     return (norm_at(states) + width + 1) / 2 * 2;
   }
+  /// Of what a group's norm works on.
+  __host__ __device__ int32_t kept_at(int32_t states, int32_t width) const {
+    return steps_at(states, width) + 2 * tile;
+  }
   __host__ __device__ size_t shared_bytes(int32_t states, int32_t width) const {
-    return (size_t(steps_at(states, width)) + 2 * size_t(tile)) * sizeof(float);
+    return (size_t(kept_at(states, width)) + size_t(width)) * sizeof(float);
   }
 };
 
@@ -49,9 +53,8 @@ __device__ __forceinline__ int32_t channel_of(const MambaArgs& args, const Mamba
 /// convolution state; the last one to arrive, when nobody reads that any more, replaces it and normalises the group.
 /// Everything but `projected` is read before the wait (cuda.h says why that may be).
 template <int kRows>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kRows == kRowsOfOne ? 3 : 2)
     mix_kernel(const MambaArgs given, const MixShape mix, float* gated, uint32_t* arrived) {
-  grid_dependency_launch();
   const MambaArgs args = known<kRows>(given);
   const MambaShape shape(args);
   constexpr int kTaps = kRows > 0 ? kFastTaps : kMaxTaps;
@@ -109,11 +112,13 @@ __global__ void __launch_bounds__(kThreads, 2)
                                           : shape.inner + shape.channels + head;
   [[maybe_unused]] const size_t input_at = size_t(sequence.first) * shape.row + place;
   const bool live = present && is_live(sequence, args.slots);
+  // Told that a step of one token has no sequence of more, the compiler keeps less in registers.
+  const int32_t tokens = kTokens == 1 ? min(sequence.count, 1) : sequence.count;
   grid_dependency_wait();
   if (!live) return;
 
-  for (int32_t first = 0; first < sequence.count; first += mix.tile) {
-    const int32_t count = min(mix.tile, sequence.count - first);
+  for (int32_t first = 0; first < tokens; first += kTokens == 1 ? 1 : mix.tile) {
+    const int32_t count = kTokens == 1 ? 1 : min(mix.tile, tokens - first);
     if (first > 0) __syncthreads();
     if constexpr (kRows > 0) {
       const int32_t earliest = thread < channels + rows ? 0 : own_step;
@@ -160,6 +165,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
     __syncthreads();
+    // Not before the inputs are here: what the next kernels fetch ahead would stand in their way.
+    if (first == 0) grid_dependency_launch();
 
     float* const out = gated + size_t(sequence.first + first) * shape.inner + first_row;
     const auto emit = [&](int32_t t, int32_t row, float value) {
@@ -212,9 +219,16 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();
   if (!is_last) return;
 
-  for (int32_t t = thread / 32; t < sequence.count; t += kWarps) {
-    const float* values = gated + size_t(sequence.first + t) * shape.inner + group * width;
-    normalise(args, shape, width, sequence.first + t, group, norm, [&](int32_t i) { return values[i]; });
+  const float* const values = gated + size_t(sequence.first) * shape.inner + group * width;
+  if (kTokens == 1 || tokens == 1) {
+    float* const kept = u + mix.kept_at(args.state, width);
+    normalise_by_block(args, shape, width, sequence.first, group, norm, values, kept);
+  } else {
+    for (int32_t t = thread / 32; t < tokens; t += kWarps) {
+      const float* const of_token = values + size_t(t) * shape.inner;
+      normalise<8>(args, shape, width, sequence.first + t, group, norm,
+                   [&](int32_t i) { return of_token[i]; });
+    }
   }
   if constexpr (kRows > 0) {
     if (thread < shared_channels) store_window(args, shape, sequence.slot, own_channel, window);

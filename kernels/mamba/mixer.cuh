@@ -228,11 +228,10 @@ __device__ void scan_plain(float* state, int32_t states, int32_t rows, bool from
 }
 
 /// Writes the normalised outputs of one token and group; by a warp. `value(i)`: the gated value of channel i of the
-/// group; `width`: channels of a group; `norm`: the weights of the group.
-template <class Value>
+/// group; `width`: channels of a group; `norm`: the weights of the group; `kKept` values a lane are read only once.
+template <int kKept, class Value>
 __device__ __forceinline__ void normalise(const MambaArgs& args, const MambaShape& shape, int32_t width,
                                           int32_t token, int32_t group, const float* norm, Value value) {
-  constexpr int kKept = 16;  // read once as far as that
   const int32_t lane = int32_t(threadIdx.x) % 32;
   float kept[kKept];
   float squares = 0;
@@ -257,6 +256,28 @@ __device__ __forceinline__ void normalise(const MambaArgs& args, const MambaShap
   }
   for (int32_t i = lane + 32 * kKept; i < width; i += 32) {
     write_element(args.y, args.type, out + i, value(i) * inverse * norm[i]);
+  }
+}
+
+/// The same by a whole block, which must not have `kept`, `width` floats of shared memory, in use: a value a thread, where
+/// a warp alone would write for as long as the rest of the step takes.
+__device__ __forceinline__ void normalise_by_block(const MambaArgs& args, const MambaShape& shape,
+                                                   int32_t width, int32_t token, int32_t group,
+                                                   const float* norm, const float* values, float* kept) {
+  const int32_t thread = int32_t(threadIdx.x), threads = int32_t(blockDim.x);
+#pragma unroll 1
+  for (int32_t i = thread; i < width; i += threads) kept[i] = values[i];
+  __syncthreads();
+  // In every warp, in the order that one warp alone has.
+  float squares = 0;
+#pragma unroll 8
+  for (int32_t i = thread % 32; i < width; i += 32) squares = fmaf(kept[i], kept[i], squares);
+  for (int apart = 16; apart > 0; apart /= 2) squares += __shfl_xor_sync(~0u, squares, apart);
+  const float inverse = 1 / std::sqrt(squares / float(width) + args.epsilon);
+  const size_t out = size_t(token) * shape.inner + group * width;
+#pragma unroll 1
+  for (int32_t i = thread; i < width; i += threads) {
+    write_element(args.y, args.type, out + i, kept[i] * inverse * norm[i]);
   }
 }
 

@@ -198,8 +198,9 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(const MambaArgs args, co
   const int32_t width = shape.inner / args.groups;
   const float* values = scanned + size_t(token) * shape.inner + group * width;
   const size_t gates = size_t(token) * shape.row + group * width;
-  normalise(args, shape, width, token, group, args.norm + group * width,
-            [&](int32_t i) { return values[i] * silu(read_element(args.projected, args.type, gates + i)); });
+  normalise<16>(args, shape, width, token, group, args.norm + group * width, [&](int32_t i) {
+    return values[i] * silu(read_element(args.projected, args.type, gates + i));
+  });
 }
 
 constexpr unsigned blocks_for(int64_t count, int64_t each) { return unsigned((count + each - 1) / each); }
