@@ -102,6 +102,9 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
   const int32_t chunk = chunk_of(length, cut.splits);
   const int32_t begin = split * chunk;
   const int32_t end = min(length, begin + chunk);
+  // Room for the next kernel at once. The first part waits even if there is nothing: whoever waits for this kernel also
+  // waits for those before it.
+  if (split > 0 && begin >= end) return;
   const int32_t fresh_from = cut.appended ? length : sequence.position;
   const int32_t fresh_first = max(fresh_from, begin);
   const int32_t* const pages = step.pages + int64_t(index) * step.pages_per_sequence;
