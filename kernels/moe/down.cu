@@ -14,6 +14,7 @@ __global__ void __launch_bounds__(kThreads, 4) moe_down_columns(const MoePlan pl
   __shared__ float totals[kWarps][kColumnRows];
   __shared__ int32_t counts[kWarps];
   __shared__ uint32_t alive[kWarps];
+  grid_dependency_launch();
   const int32_t thread = int32_t(threadIdx.x), group = thread / 4, quarter = thread % 4;
   const int32_t out = plan.args.hidden;
   const int32_t row = int32_t(blockIdx.x) * kColumnRows + thread;
@@ -77,8 +78,6 @@ __global__ void __launch_bounds__(kThreads, 4) moe_down_columns(const MoePlan pl
     __syncthreads();
   }
 
-  // Not before: what the next kernels fetch ahead would stand in the way of these few scattered bytes.
-  grid_dependency_launch();
   add_groups(sums);
   *reinterpret_cast<float4*>(&totals[thread / 32][thread % 32 * 4]) =
       make_float4(sums[0], sums[1], sums[2], sums[3]);

@@ -15,8 +15,6 @@ constexpr int32_t kMoeSlice = 128;
 constexpr int32_t kMoeListedTokens = 64;
 /// Blocks of 16 inputs whose live columns a block of `down` can list at a time.
 constexpr int32_t kMoeListBlocks = 128;
-/// Units of weights that a warp of moe_up_alone has under way where its lanes copy them.
-constexpr int32_t kMoeUpCopyStages = 4;
 
 /// Up to kMoeTileTokens tokens of one expert.
 struct MoeTile {
@@ -39,10 +37,6 @@ struct MoePlan {
   int32_t normed_stride;
   int32_t width_stride;
   int32_t shared_stride;
-  int32_t up_blocks;      ///< of `up` when alone
-  int32_t up_warps;       ///< of a block of it
-  int32_t up_stages;      ///< units of weights that a warp has under way
-  bool up_bulk;           ///< through the copy engine
   int32_t routed_splits;  ///< parts that the columns of one routed expert are cut into
   int32_t shared_splits;
   int32_t live_chunks;  ///< pieces of 128 rows that a block of moe_down_live_columns works on
@@ -70,8 +64,8 @@ enum MoeSet : uint32_t { kMoeRouted = 1, kMoeShared = 2 };
 /// Most tiles that args.tokens tokens can make.
 int64_t moe_most_tiles(const MoeArgs& args, uint32_t sets);
 
-/// Shared memory of a block of moe_up_alone.
-size_t moe_up_alone_bytes(const MoePlan& plan);
+/// Whether moe_up_alone has the shared memory that it needs.
+bool moe_up_alone_fits(const MoeArgs& args, const CudaTarget& target);
 /// @param workspace, counters may be null, for `scratch` alone
 MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* counters,
                  const CudaTarget& target);

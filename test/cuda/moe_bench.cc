@@ -219,27 +219,6 @@ void bench_one(BenchLayer& layer, int copies) {
     const std::string name = "down as of several, " + std::to_string(chunks) + " pieces";
     bench.report(name.c_str(), bench.microseconds(moe_down_live_columns, change), bench.weight_bytes() - up);
   }
-  struct Up {
-    int32_t blocks, warps, stages;
-    bool bulk;
-  };
-  const int32_t all = cuda_target().multiprocessors;
-  for (const Up shape :
-       {Up{1, 16, 4, false}, Up{1, 16, 4, true}, Up{1, 16, 6, true}, Up{1, 16, 8, true}, Up{1, 16, 10, true},
-        Up{1, 8, 12, true}, Up{1, 8, 19, true}, Up{2, 8, 4, true}, Up{2, 8, 8, true}}) {
-    const auto change = [&](MoePlan& plan) {
-      plan.up_blocks = shape.blocks * all;
-      plan.up_warps = shape.warps;
-      plan.up_stages = shape.stages;
-      plan.up_bulk = shape.bulk;
-    };
-    char name[64];
-    std::snprintf(name, sizeof(name), "up, %d x %d warps, %d %s", shape.blocks, shape.warps, shape.stages,
-                  shape.bulk ? "bulk" : "copies");
-    bench.report(name, bench.microseconds(moe_up_alone, change), up);
-    std::snprintf(name, sizeof(name), "layer, %d x %d warps, %d", shape.blocks, shape.warps, shape.stages);
-    bench.report(name, bench.microseconds(whole, change), router + bench.weight_bytes());
-  }
 }
 
 void bench_many(BenchLayer& layer, int32_t tokens) {

@@ -1,16 +1,13 @@
-#include "kernels/moe/plan.h"
-
 #include <algorithm>
 
 #include "kernels/moe/cuda.h"
+#include "kernels/moe/plan.h"
 
 namespace nibblet {
 namespace {
 
 /// Most tokens for which each token's live columns are read for itself: they are few, and the cache holds what tokens share.
 constexpr int32_t kSkipTokens = 64;
-/// Units of weights that a warp of `up` has under way with one token.
-constexpr int32_t kUpStages = 6;
 /// Blocks of moe_down_live_columns that an SM should have to work on, and most pieces of rows of each.
 constexpr int32_t kLiveBlocks = 6;
 constexpr int32_t kMostLiveChunks = 7;
@@ -71,22 +68,6 @@ void share_columns(MoePlan& plan, const CudaTarget& target) {
   }
 }
 
-/// A block an SM, with as many units under way as fit into its shared memory.
-void plan_up_alone(MoePlan& plan, const CudaTarget& target) {
-  const MoeArgs& args = plan.args;
-  const int32_t tiles = (round_up(args.up.out, kFragmentRows) * args.top_k +
-                         (plan.has_shared() ? round_up(args.shared_up.out, kFragmentRows) : 0)) /
-                        kFragmentRows;
-  plan.up_blocks = std::min(tiles, target.multiprocessors);
-  plan.up_bulk = target.capability >= 90;
-  plan.up_stages = plan.up_bulk ? kUpStages : kMoeUpCopyStages;
-  for (plan.up_warps = 16; plan.up_warps > 4; plan.up_warps /= 2) {
-    const auto fits = [&] { return moe_up_alone_bytes(plan) <= target.shared_bytes; };
-    while (plan.up_bulk && plan.up_stages > kMoeUpCopyStages && !fits()) --plan.up_stages;
-    if (fits()) return;
-  }
-}
-
 /// Cuts an area into arrays, each at a multiple of 256 bytes.
 class Area {
  public:
@@ -123,7 +104,7 @@ MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* c
   plan.vectors =
       args.hidden % 4 == 0 && is_aligned(args.x) && is_aligned(args.norm) && is_aligned(args.router);
   plan.alone = args.tokens == 1 && plan.skips && plan.vectors && is_four_bit(args.up) &&
-               (!plan.has_shared() || is_four_bit(args.shared_up));
+               (!plan.has_shared() || is_four_bit(args.shared_up)) && moe_up_alone_fits(args, target);
   plan.local_lists = args.tokens <= kMoeListedTokens;
   plan.slices = plan.alone ? 1 : round_up(args.hidden, kMoeSlice) / kMoeSlice;
   plan.normed_stride = round_up(args.hidden, 128);
@@ -134,7 +115,6 @@ MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* c
   plan.live_chunks = 1;
   if (plan.skips && args.tokens == 1) split_columns(plan, target);
   if (plan.skips && args.tokens > 1) share_columns(plan, target);
-  if (plan.alone) plan_up_alone(plan, target);
 
   const size_t tokens = size_t(args.tokens), entries = tokens * size_t(args.top_k);
   Area area(workspace);
