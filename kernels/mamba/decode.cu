@@ -55,6 +55,7 @@ __device__ __forceinline__ int32_t channel_of(const MambaArgs& args, const Mamba
 template <int kRows>
 __global__ void __launch_bounds__(kThreads, kRows == kRowsOfOne ? 3 : 2)
     mix_kernel(const MambaArgs given, const MixShape mix, float* gated, uint32_t* arrived) {
+  grid_dependency_launch();
   const MambaArgs args = known<kRows>(given);
   const MambaShape shape(args);
   constexpr int kTaps = kRows > 0 ? kFastTaps : kMaxTaps;
@@ -165,8 +166,6 @@ __global__ void __launch_bounds__(kThreads, kRows == kRowsOfOne ? 3 : 2)
       }
     }
     __syncthreads();
-    // Not before the inputs are here: what the next kernels fetch ahead would stand in their way.
-    if (first == 0) grid_dependency_launch();
 
     float* const out = gated + size_t(sequence.first + first) * shape.inner + first_row;
     const auto emit = [&](int32_t t, int32_t row, float value) {
