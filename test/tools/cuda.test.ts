@@ -254,6 +254,7 @@ describe('build:cuda', () => {
       const list = JSON.parse(fixture.read('sources.json'))
       list['cuda-kernels'] = ['kernels/one/gpu.cu']
       list['cuda-runtime'] = ['native/runtime/cuda/count.cc']
+      list['cuda-tests'] = []
       fixture.write('sources.json', JSON.stringify(list))
       const checkBinary = (env: NodeJS.ProcessEnv = {}) =>
         spawnSync(process.execPath, [join(fixture.root, 'tools/check-cuda-binary.mjs')], {
