@@ -45,7 +45,8 @@ struct Output {
 };
 
 template <Format format, int kStages>
-__global__ void __launch_bounds__(kOneTokenWarps * 32, 3) linear_one_token(const LinearTask task) {
+__global__ void __launch_bounds__(kOneTokenWarps * 32, format == Format::nvfp4 ? 2 : 3)
+    linear_one_token(const LinearTask task) {
   grid_dependency_launch();
   using Ring = UnitRing<format, kStages>;
   constexpr int32_t kUnitInputs = fragment_inputs(format);

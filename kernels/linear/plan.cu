@@ -32,19 +32,18 @@ int token_tiles_of_block(int32_t count) { return count <= 8 ? 1 : count <= 16 ? 
 /// that as many bytes as can be should be on the chip when the dependency wait ends; but all blocks must be resident at
 /// once. Whole row tiles a block: sums across blocks would cost a round trip through memory.
 ///
-/// Measured on an H100 with cold weights (132 multiprocessors). nvfp4 has so few bytes that one block a multiprocessor keeps
-/// enough of them on their way, and every block then finds room beside the kernels before and after ([2688, 4096], 168
-/// tiles: 5.0 us, 5.2 with a block each; [10304, 2688]: 8.7, 9.2 with two). Else up to 3 tiles a multiprocessor a block
-/// each is best or close (bf16 [2688, 4096]: 8.7 us, 9.0 with 132 blocks; [4608, 2688], 288 tiles: 10.4, 11.4). With more,
-/// one block again (bf16 [10304, 2688]: 21.2, 21.8 with two, which leave the next kernel no registers), until there are so
-/// many that a second hides how the first stages x̂ ([131072, 2688]: 232.7, 233.9).
+/// Measured on an H100 with cold weights (132 multiprocessors). Up to 3 tiles a multiprocessor a block each is best or
+/// close (bf16 [2688, 4096], 168 tiles: 8.7 us, 9.0 with 132 blocks; [4608, 2688], 288 tiles: 10.4, 10.8). With more, two
+/// blocks a multiprocessor, so that one multiplies while the other stages x̂ (bf16 [10304, 2688]: 21.1, 21.7 with one;
+/// [131072, 2688]: 232.7, 233.9; e4m3 [10304, 2688]: 11.8, 12.0). nvfp4 has so few bytes that they fit beside the next
+/// kernel's when there is one (8.7 us, 9.2 with two; 11.2 with so many stages that the next kernel had no room). One block a
+/// multiprocessor for all that has more than 132 tiles (but the head), with 80 registers instead of 110, was no faster
+/// alone and slower in a decode step of nano-30b: 1,600 us for 1,555.
 OneTokenPlan plan_one_token(Format format, int32_t out, int32_t in, const CudaTarget& target) {
   const int32_t tiles = row_tiles(out);
   const int processors = target.multiprocessors;
-  const int32_t alone =
-      format == Format::nvfp4 ? processors : 3 * processors;  // tiles that have a block each
-  const int most = format != Format::nvfp4 && tiles > 16 * processors ? 2 : 1;
-  OneTokenPlan plan = {tiles <= alone ? tiles : most * processors, kOneTokenWarps,
+  const int most = format == Format::nvfp4 ? 1 : 2;
+  OneTokenPlan plan = {tiles <= 3 * processors ? tiles : most * processors, kOneTokenWarps,
                        format == Format::nvfp4 ? 4 : 6};
   const int resident = (plan.blocks + processors - 1) / processors;
   const auto fits = [&] { return shared_bytes(plan, format, out, in) <= target.shared_bytes / resident; };
