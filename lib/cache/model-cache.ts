@@ -58,7 +58,13 @@ export class ModelCache implements LayerCaches {
     const bytes = cacheBytes(config, cache)
     const { conv, ssm, kv } = shapes(config, cache)
     const states = device.buffer(bytes.mamba)
-    const pages = device.buffer(bytes.attention)
+    let pages: Buffer
+    try {
+      pages = device.buffer(bytes.attention)
+    } catch (error) {
+      states.dispose()
+      throw error
+    }
     this.#buffers = [states, pages]
     this.bytes = bytes.mamba + bytes.attention
     let stateOffset = 0

@@ -1,4 +1,4 @@
-import { RequestError } from '../errors.js'
+import { NibbletError, RequestError } from '../errors.js'
 import { Buffer } from './buffer.js'
 import { type Handle, native } from './native.js'
 import { Stream, type StreamOptions } from './stream.js'
@@ -30,15 +30,27 @@ export class Device {
    * @throws DeviceError NO_DEVICE, saying why, when the device is not there
    */
   static open(name: DeviceName = 'auto'): Device {
-    if (!/^(auto|cpu|cuda|cuda:\d+)$/.test(name)) {
+    if (!/^(auto|cpu|cuda|cuda:(0|[1-9]\d*))$/.test(name)) {
       throw new RequestError(
         'INVALID_OPTION',
         `expected 'auto', 'cpu', 'cuda' or 'cuda:N' for \`device\`, got '${name}'`,
         { details: { option: 'device' } },
       )
     }
-    if (name === 'auto') return new Device(native().cudaDevices() > 0 ? 'cuda:0' : 'cpu')
+    if (name === 'auto') return Device.#best()
     return new Device(name === 'cuda' ? 'cuda:0' : name)
+  }
+
+  static #best(): Device {
+    if (Device.cudaDevices() > 0) {
+      try {
+        return new Device('cuda:0')
+      } catch (error) {
+        // Such as a GPU that this build holds no machine code for.
+        if (!NibbletError.is(error) || error.code !== 'NO_DEVICE') throw error
+      }
+    }
+    return new Device('cpu')
   }
 
   /** GPUs that this build can use; 0 when it has no GPU code, or the machine no GPU or no driver. */

@@ -77,7 +77,12 @@ export class ModelRunner implements StepRunner {
     this.#model = model
     this.#stream = stream
     this.#cache = new ModelCache(device, model.config, shape)
-    this.#samplingBuffer = device.buffer(samplingBytes(vocabSize, shape.slots))
+    try {
+      this.#samplingBuffer = device.buffer(samplingBytes(vocabSize, shape.slots))
+    } catch (error) {
+      this.#cache.dispose()
+      throw error
+    }
     const counts = 4 * slotWords * shape.slots
     const seen = counts + 4 * vocabSize * shape.slots
     this.#sampling = {

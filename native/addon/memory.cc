@@ -93,7 +93,10 @@ Napi::Value create_weight(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value load_tensor_from(const Napi::CallbackInfo& info) {
-  unwrap<Stream>(info[0])->enqueue(load_tensor(tensor(info[1]), file_tensor(info[2])));
+  std::shared_ptr<Stream> stream = unwrap<Stream>(info[0]);
+  Tensor to = tensor(info[1]);
+  stream->require(*to.buffer, "the tensor to load");
+  stream->enqueue(load_tensor(to, file_tensor(info[2])));
   return info.Env().Undefined();
 }
 
@@ -110,7 +113,10 @@ Napi::Value load_weight_from(const Napi::CallbackInfo& info) {
   part.row_scales = file_tensor(given.Get("rowScales"));
   part.scale = static_cast<float>(number(given.Get("scale"), "scale"));
   part.input_scale = static_cast<float>(number(given.Get("inputScale"), "inputScale"));
-  unwrap<Stream>(info[0])->enqueue(load_weight(unwrap<Weight>(info[1]), part));
+  std::shared_ptr<Stream> stream = unwrap<Stream>(info[0]);
+  std::shared_ptr<Weight> weight = unwrap<Weight>(info[1]);
+  stream->require(*weight->buffer(), "the weight to load");
+  stream->enqueue(load_weight(std::move(weight), part));
   return info.Env().Undefined();
 }
 

@@ -78,7 +78,9 @@ Napi::Value write(const Napi::CallbackInfo& info) {
     throw invalid("expected " + std::to_string(to.bytes()) + " bytes for " + describe(to) + ", got " +
                   std::to_string(length));
   }
-  unwrap<Stream>(info[0])->enqueue(write_tensor(to, std::vector<uint8_t>(data, data + length)));
+  std::shared_ptr<Stream> stream = unwrap<Stream>(info[0]);
+  stream->require(*to.buffer, "the tensor to write");
+  stream->enqueue(write_tensor(to, std::vector<uint8_t>(data, data + length)));
   return info.Env().Undefined();
 }
 
@@ -135,8 +137,10 @@ void export_stream(Napi::Env env, Napi::Object exports) {
   export_function(env, exports, "enqueue", enqueue);
   export_function(env, exports, "write", write);
   export_function(env, exports, "measureRead", [](const Napi::CallbackInfo& info) -> Napi::Value {
-    unwrap<Stream>(info[0])->enqueue(
-        measure_read(tensor(info[1]), tensor(info[2]), integer(info[3], "times")));
+    std::shared_ptr<Stream> stream = unwrap<Stream>(info[0]);
+    Tensor source = tensor(info[1]), seconds = tensor(info[2]);
+    for (const Tensor* used : {&source, &seconds}) stream->require(*used->buffer, "the memory to measure");
+    stream->enqueue(measure_read(source, seconds, integer(info[3], "times")));
     return info.Env().Undefined();
   });
   export_function(env, exports, "read", read);

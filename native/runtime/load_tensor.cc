@@ -30,6 +30,7 @@ class LoadTensor : public Command {
 
 #if NIBBLET_CUDA
   void enqueue(const CudaExecution& execution) override {
+    if (!execution.staging) throw invalid("a load cannot be captured: enqueue it outside of the graph");
     const size_t size = dtype_bytes(to_.dtype);
     if (to_.dtype == from_.dtype &&
         from_.file->enqueue_range(execution, from_.offset, to_.bytes(), to_.as<uint8_t>()))

@@ -87,7 +87,13 @@ class LoadWeight : public Command {
 
 #if NIBBLET_CUDA
   void enqueue(const CudaExecution& execution) override {
+    if (!execution.staging) throw invalid("a load cannot be captured: enqueue it outside of the graph");
     check_sizes();
+    if (element_bytes(1) + block_bytes(1) > CudaStaging::kPieceBytes) {
+      throw bad_format("tensor `" + part_.elements.name + "` in " + part_.elements.file->path() +
+                       " has rows of more than " + std::to_string(CudaStaging::kPieceBytes) +
+                       " bytes, which no model has");
+    }
     CudaStaging& staging = *execution.staging;
     const size_t row = element_bytes(1) + block_bytes(1);
     // Columns are made of chunks of 128 rows.
@@ -107,10 +113,15 @@ class LoadWeight : public Command {
       check_cuda(pack_cuda(pack_args(first, count, elements, scales), execution.target), "packing a weight");
       staging.next();
     });
-    if (is_cancelled(execution.host)) return;
-    copy_row_scales(execution.host, reinterpret_cast<float*>(staging.host()));
-    staging.send(0, size_t(part_.rows) * sizeof(float), weight_->row_scales(part_.matrix) + part_.first_row);
-    staging.next();
+    constexpr size_t kScales = CudaStaging::kPieceBytes / sizeof(float);
+    std::vector<float> scales(size_t(part_.rows));
+    copy_row_scales(execution.host, scales.data());
+    for_pieces(execution.host, kScales, [&](size_t first, size_t count) {
+      std::memcpy(staging.host(), scales.data() + first, count * sizeof(float));
+      staging.send(0, count * sizeof(float),
+                   weight_->row_scales(part_.matrix) + part_.first_row + int32_t(first));
+      staging.next();
+    });
   }
 #endif
 

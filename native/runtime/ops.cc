@@ -163,7 +163,13 @@ void enqueue_op(OpCall call) {
       call.fail(std::string("`") + spec.name + "` must be a " +
                 (spec.kind == OperandKind::tensor ? "tensor" : "weight"));
     }
-    if (spec.kind == OperandKind::tensor) check_tensor(call, spec, std::get<Tensor>(operand));
+    if (spec.kind == OperandKind::tensor) {
+      check_tensor(call, spec, std::get<Tensor>(operand));
+    } else {
+      const auto& weight = std::get<std::shared_ptr<Weight>>(operand);
+      if (weight->buffer()->device() != call.stream->device())
+        call.fail(std::string("`") + spec.name + "` is on another device");
+    }
   }
   for (size_t i = 0; i < op.attributes.size(); ++i) {
     double value = call.attributes[i];

@@ -58,6 +58,7 @@ std::shared_ptr<Graph> Stream::end_capture(Tensor result, bool result_rows) {
     throw invalid("a graph that reports rows needs a result that has rows, got " +
                   (result ? describe(result) : "none"));
   }
+  if (result) require(*result.buffer, "the result of a capture");
   auto graph = std::make_shared<Graph>();
   graph->commands = std::move(*recording_);
   graph->result = std::move(result);
@@ -91,7 +92,14 @@ void Stream::sync(Completion done) {
 
 void Stream::read(Tensor tensor, Completion done) {
   throw_if_unusable();
+  require(*tensor.buffer, "the tensor to read");
   push({nullptr, nullptr, nullptr, std::move(tensor), nullptr, std::move(done)});
+}
+
+void Stream::require(const Buffer& buffer, const char* what) const {
+  if (buffer.device() == device_) return;
+  throw invalid(std::string(what) + " is on device '" + buffer.device()->name() + "', the stream on '" +
+                device_->name() + "'");
 }
 
 std::shared_ptr<Buffer> Stream::workspace(size_t bytes) {
@@ -145,6 +153,8 @@ void Stream::finished(const Job& job, Outcome outcome) {
   {
     std::lock_guard lock(mutex_);
     running_.erase(std::find(running_.begin(), running_.end(), job.cancel));
+    // What a GPU was given before the failure was known computed on what failed.
+    if (failure_) outcome = {failure_, false, {}};
     if (outcome.error) failure_ = outcome.error;
     if (outcome.cancelled && closing_.load()) outcome.error = closed_error();
   }

@@ -37,6 +37,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
   void sync(Completion done);
   void read(Tensor tensor, Completion done);
 
+  /// Throws INVALID_OPTION unless the buffer is on the stream's device.
+  void require(const Buffer& buffer, const char* what) const;
   /// At least `bytes` of scratch for commands, which run one at a time. Commands hold the buffer they were given.
   std::shared_ptr<Buffer> workspace(size_t bytes);
 

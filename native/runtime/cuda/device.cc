@@ -65,6 +65,11 @@ CudaDevice::~CudaDevice() { cudaStreamDestroy(target_.stream); }
 
 void CudaDevice::activate() const { check_cuda(cudaSetDevice(index_), "cudaSetDevice"); }
 
+void CudaDevice::try_activate() const noexcept {
+  cudaSetDevice(index_);
+  cudaGetLastError();
+}
+
 void CudaDevice::write(void* to, const void* from, size_t bytes) {
   activate();
   check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, target_.stream), "copy to the GPU");
@@ -87,7 +92,7 @@ Device::Allocation CudaDevice::take(size_t bytes) {
   const size_t whole = bytes == 0 ? kGranule : (bytes + kGranule - 1) / kGranule * kGranule;
   activate();
   void* data = nullptr;
-  const cudaError_t error = cudaMalloc(&data, whole);
+  cudaError_t error = cudaMalloc(&data, whole);
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     throw Error("OUT_OF_MEMORY", "cannot allocate " + std::to_string(bytes) + " bytes on '" + name() +
@@ -95,14 +100,20 @@ Device::Allocation CudaDevice::take(size_t bytes) {
                                      " available; free memory on the GPU or lower contextLength or maxBatch");
   }
   check_cuda(error, "cudaMalloc");
-  check_cuda(cudaMemsetAsync(data, 0, whole, target_.stream), "cudaMemset");
-  check_cuda(cudaStreamSynchronize(target_.stream), "cudaMemset");
+  error = cudaMemsetAsync(data, 0, whole, target_.stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(target_.stream);
+  if (error != cudaSuccess) cudaFree(data);
+  check_cuda(error, "cudaMemset");
   return {static_cast<uint8_t*>(data), whole};
 }
 
 void CudaDevice::give(const Allocation& allocation) {
+  // The last holder of a buffer may be a thread of another GPU.
+  int previous = index_;
+  cudaGetDevice(&previous);
   // At the end of a process the driver may be gone before the last buffer: there is nothing left to free then.
   if (cudaSetDevice(index_) == cudaSuccess) cudaFree(allocation.data);
+  cudaSetDevice(previous);
   cudaGetLastError();
 }
 

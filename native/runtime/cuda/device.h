@@ -21,11 +21,12 @@ class CudaDevice : public Device {
 
   /// Makes this device the calling thread's.
   void activate() const;
+  void try_activate() const noexcept;
 
  protected:
   Allocation take(size_t bytes) override;
   void give(const Allocation& allocation) override;
-  void begin_thread() override { activate(); }
+  void begin_thread() override { try_activate(); }
 
  private:
   const int index_;

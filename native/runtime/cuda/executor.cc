@@ -10,6 +10,8 @@ namespace {
 
 /// More would only keep memory of jobs that are done.
 constexpr size_t kMostStarted = 32;
+/// Page-locked memory above this is given back once it was read.
+constexpr size_t kMostKept = size_t{32} << 20;
 
 struct CompiledGraph {
   cudaGraphExec_t executable = nullptr;
@@ -47,7 +49,8 @@ CudaExecutor::~CudaExecutor() {
   }
   changed_.notify_all();
   completer_.join();
-  device_->activate();
+  // After a fault on the GPU even this fails; there is nothing to be saved then.
+  device_->try_activate();
   cudaStreamSynchronize(stream_);
   for (cudaEvent_t event : events_) cudaEventDestroy(event);
   cudaStreamDestroy(stream_);
@@ -68,12 +71,15 @@ void CudaExecutor::run(Job job, Completion finish) {
   started.job = std::move(job);
   started.finish = std::move(finish);
   try {
+    if (failed_) throw *failed_;
     start(started);
   } catch (const Error& error) {
     started.outcome.error = error;
   } catch (const std::exception& error) {
     started.outcome.error = Error("STREAM_FAILED", error.what());
   }
+  // Nothing behind it may run, whether or not its end was told yet.
+  failed_ = started.outcome.error;
   {
     std::lock_guard lock(mutex_);
     started_.push_back(std::move(started));
@@ -84,8 +90,8 @@ void CudaExecutor::run(Job job, Completion finish) {
 void CudaExecutor::start(Started& started) {
   const Job& job = started.job;
   const bool cancelled = job.cancel->load(std::memory_order_relaxed);
-  if (job.input) input_ = job.input;
-  const Step* step = input_ ? &input_->step() : nullptr;
+  const StepInput* input = job.input ? job.input.get() : input_.get();
+  const Step* step = input ? &input->step() : nullptr;
   const Report report = report_of(job, step);
   if (job.command) job.command->check(step);
   if (job.graph) {
@@ -98,7 +104,10 @@ void CudaExecutor::start(Started& started) {
   const Execution host{step, threads_, job.cancel.get()};
   // Recording a graph runs its kernels on an empty step, which the new one must not be behind.
   if (job.graph && !job.graph->compiled) compile(*job.graph, host);
-  if (job.input) step_memory_.upload(*input_, stream_);
+  if (job.input) {
+    step_memory_.upload(*job.input, stream_);
+    input_ = job.input;
+  }
   if (job.command) job.command->enqueue({eager_target_, step_memory_.step(), &staging_, host, plain_device_});
   if (job.graph) {
     const auto* compiled = static_cast<const CompiledGraph*>(job.graph->compiled.get());
@@ -181,7 +190,7 @@ PinnedMemory CudaExecutor::result_memory(size_t bytes) {
 }
 
 void CudaExecutor::complete() {
-  device_->activate();
+  device_->try_activate();
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return stopping_ || !started_.empty(); });
@@ -194,14 +203,20 @@ void CudaExecutor::complete() {
       if (error != cudaSuccess && !first.outcome.error)
         first.outcome.error = cuda_error(error, "work on the GPU");
     }
-    if (!first.outcome.error && first.result_bytes > 0)
-      first.outcome.bytes.assign(first.result.data(), first.result.data() + first.result_bytes);
+    try {
+      if (!first.outcome.error && first.result_bytes > 0)
+        first.outcome.bytes.assign(first.result.data(), first.result.data() + first.result_bytes);
+    } catch (const std::bad_alloc&) {
+      first.outcome.error =
+          Error("OUT_OF_MEMORY", "the host has no memory for the " + std::to_string(first.result_bytes) +
+                                     " bytes that were read from the GPU");
+    }
     first.finish(std::move(first.outcome));
     lock.lock();
     Started done = std::move(first);
     started_.pop_front();
     if (done.event) events_.push_back(done.event);
-    if (done.result.data()) results_.push_back(std::move(done.result));
+    if (done.result.data() && done.result.bytes() <= kMostKept) results_.push_back(std::move(done.result));
     lock.unlock();
     // Buffers that only this job held are freed here, outside of the lock.
     done.job = Job();

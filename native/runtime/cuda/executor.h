@@ -52,7 +52,8 @@ class CudaExecutor : public Executor {
   const cudaStream_t stream_;
   StepMemory step_memory_;
   CudaStaging staging_;
-  std::shared_ptr<const StepInput> input_;
+  std::shared_ptr<const StepInput> input_;  // what step_memory_ holds
+  std::optional<Error> failed_;             // of the last job that was to be started
 
   std::mutex mutex_;
   std::condition_variable changed_;

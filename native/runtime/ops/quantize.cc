@@ -11,6 +11,7 @@ namespace {
 class Quantize : public OpCommand {
  public:
   explicit Quantize(const OpCall& call) : OpCommand(call) {
+    if (call.stream->device()->cuda()) call.fail("runs on the CPU alone; use device 'cpu' for it");
     const Tensor& w = call.tensor("w");
     int64_t rows = w.shape[0], columns = w.shape[1];
     if (columns % kBlockInputs != 0)
