@@ -143,66 +143,6 @@ __device__ __forceinline__ void load_shared_if(bool wanted, uint4& value, const 
 #endif
 }
 
-// The bulk copy engine, from sm_90 on; below, these do nothing and must not be reached.
-
-/// A barrier in shared memory whose phases end after `count` arrivals and the bytes that these expect. The fence makes
-/// this thread's barriers known to the copy engine.
-__device__ __forceinline__ void mbarrier_init(uint64_t* barrier, uint32_t count) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count)
-               : "memory");
-#elif !defined(__CUDACC__)
-  emulated::mbarrier_init(barrier, count);
-#endif
-}
-__device__ __forceinline__ void mbarrier_init_fence() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
-
-/// One arrival, which expects `bytes` of copies.
-__device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier, uint32_t bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
-#elif !defined(__CUDACC__)
-  emulated::mbarrier_arrive(barrier, bytes);
-#endif
-}
-
-/// Waits for the end of the phase of that parity: 0 for the first, 1 for the second, and so on.
-__device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  uint32_t done;
-  do {
-    asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
-        : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
-  } while (done == 0);
-#elif !defined(__CUDACC__)
-  emulated::mbarrier_wait(barrier, parity);
-#endif
-}
-
-/// Starts a copy of `bytes`, a multiple of 16, from global to shared memory, both 16-byte aligned; `barrier` counts it.
-__device__ __forceinline__ void copy_bulk(void* shared, const void* from, uint32_t bytes, uint64_t* barrier,
-                                          uint64_t policy) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
-      "[%3], %4;" ::"r"(shared_address(shared)),
-      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
-      : "memory");
-#elif !defined(__CUDACC__)
-  (void)policy;
-  emulated::copy_bulk(shared, from, bytes, barrier);
-#endif
-}
-
 /// 16 bytes that this block reads once and an earlier kernel may have written. `from` is 16-byte aligned.
 __device__ __forceinline__ uint4 load_once(const void* from) {
 #ifdef __CUDACC__

@@ -28,12 +28,11 @@ struct MoeTile {
 struct MoePlan {
   MoeArgs args;
   const Step* step;
-  bool alone;  ///< one token, whose experts are nvfp4: no lists, `up` chooses for itself
-  bool skips;  ///< `down` is in columns, of which only those of nonzero activations are read
-  bool
-      local_lists;  ///< each block lists the tokens of the experts for itself, so that `entries` and `tiles` are not used
-  int32_t slices;  ///< of the inputs, for the router; unless alone
-  bool vectors;    ///< rows of x, norm and router can be read 16 bytes at a time
+  bool alone;        ///< one token, whose experts are nvfp4: no lists, `up` chooses for itself
+  bool skips;        ///< `down` is in columns, of which only those of nonzero activations are read
+  bool local_lists;  ///< each block makes `entries` and `tiles` for itself
+  int32_t slices;    ///< of the inputs, for the router; unless alone
+  bool vectors;      ///< rows of x, norm and router can be read 16 bytes at a time
   int32_t normed_stride;
   int32_t width_stride;
   int32_t shared_stride;
@@ -41,8 +40,8 @@ struct MoePlan {
   int32_t shared_splits;
   int32_t live_chunks;  ///< pieces of 128 rows that a block of moe_down_live_columns works on
   int32_t parts;        ///< partial sums of one token
-  float*
-      scores;  ///< [experts] sigmoid of the router's logits; unless alone [slices, tokens, experts] parts of logits
+  /// [experts] sigmoid of the router's logits; unless alone [slices, tokens, experts] parts of logits
+  float* scores;
   float* squares;    ///< [slices, tokens] of x; unless alone
   float* weights;    ///< [tokens, top_k]
   int32_t* chosen;   ///< [tokens, top_k] ascending

@@ -91,7 +91,9 @@ const mostRuns = 5
 export async function bench(name: string, options: BenchOptions = {}): Promise<BenchResult> {
   const { prompt = 512, generate = 64, batch = 1, contextLength = prompt + generate, signal } = options
   check({ prompt, generate, batch, contextLength })
-  const device = Device.open(options.exact ? 'cpu' : options.device)
+  const { device: asked = 'auto', exact = false } = options
+  // What loadModel chooses too; a GPU that was asked for by name is refused there.
+  const device = Device.open(exact && asked === 'auto' ? 'cpu' : asked)
   const threads = options.threads ?? Device.physicalCores()
   const loadBefore = loadavg()[0] ?? 0
   const sized = options.rooflineBytes === undefined ? {} : { bytes: options.rooflineBytes }

@@ -19,14 +19,14 @@ export interface RunnerOptions {
   /** Positions of the longest sequence. */
   contextLength: number
   kvCache: 'fp8' | 'bf16'
-  /** Prompt tokens in one step. Default 256. */
+  /** Prompt tokens in one step. Default 256, on a GPU 512. */
   chunkTokens?: number
 }
 
 const slotWords = 8
 /** Prompt tokens in one step: enough to read each weight for many tokens, few enough that decode rows do not wait long. */
 const promptTokens = 256
-/** A GPU reads weights faster than it computes with them only below some hundred tokens. */
+/** More than on the CPU: a GPU has to read weights less often before it computes for longer than it reads. */
 const gpuPromptTokens = 512
 /** Logits of one scoring step take at most this. */
 const scoreBytes = 16 << 20

@@ -89,16 +89,16 @@ class LoadWeight : public Command {
   void enqueue(const CudaExecution& execution) override {
     if (!execution.staging) throw invalid("a load cannot be captured: enqueue it outside of the graph");
     check_sizes();
-    if (element_bytes(1) + block_bytes(1) > CudaStaging::kPieceBytes) {
+    const size_t row = element_bytes(1) + block_bytes(1);
+    if (row > CudaStaging::kPieceBytes) {
       throw bad_format("tensor `" + part_.elements.name + "` in " + part_.elements.file->path() +
                        " has rows of more than " + std::to_string(CudaStaging::kPieceBytes) +
                        " bytes, which no model has");
     }
     CudaStaging& staging = *execution.staging;
-    const size_t row = element_bytes(1) + block_bytes(1);
     // Columns are made of chunks of 128 rows.
     const size_t chunks = CudaStaging::kPieceBytes / row / kColumnRows * kColumnRows;
-    const size_t rows = chunks > 0 ? chunks : std::max<size_t>(CudaStaging::kPieceBytes / row, 1);
+    const size_t rows = chunks > 0 ? chunks : CudaStaging::kPieceBytes / row;
     for_pieces(execution.host, rows, [&](size_t first, size_t count) {
       uint8_t *elements = staging.device(), *scales = elements + element_bytes(count);
       if (!make_on_device(execution, first, count, elements, scales)) {

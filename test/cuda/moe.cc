@@ -81,7 +81,7 @@ TEST(cuda_moe_one_token) {
 }
 
 TEST(cuda_moe_one_token_of_older_chips) {
-  // Without the copy engine; with too little shared memory for 16 warps; with few and with many blocks.
+  // An older chip; one with too little shared memory for `up` of one token; few and many blocks.
   MoeLayer layer(make_shape(nvfp4, 384, 32, 4, 96, 384, 1, 1, true), 3);
   const std::vector<float> x = random_rows(layer.shape, 1, 17);
   CudaTarget old = cuda_target(), small = cuda_target(), narrow = cuda_target(), wide = cuda_target();

@@ -79,7 +79,6 @@ void Processor::run_block() {
   live_ = threads_;
   idle_turns_ = 0;
   ready_warps_ = 0;
-  bulk_copies_.clear();
   for (int w = 0; w * 32 < threads_; ++w) {
     const int lanes = std::min(32, threads_ - w * 32);
     warps_[size_t(w)].live = lanes == 32 ? ~0u : (1u << lanes) - 1;
@@ -97,7 +96,6 @@ void Processor::run_block() {
   running_ = nullptr;
   if (failed_) return;
   check_shared();
-  if (!bulk_copies_.empty()) fault_outside("a block ended with a cp.async.bulk that no thread waited for");
 }
 
 /// Unwinds a thread after a fault.

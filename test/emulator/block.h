@@ -22,12 +22,6 @@ struct PendingCopy {
   size_t bytes;
 };
 
-/// cp.async.bulk, under way until a thread waits for its barrier.
-struct BulkCopy {
-  PendingCopy copy;
-  uint64_t* barrier;
-};
-
 /// What a switch touches stands in its first cache line.
 struct alignas(64) Thread {
   explicit Thread(int number) : fiber(size_t(number)), number(number) {}
@@ -95,7 +89,6 @@ class Processor {
 
   char* shared() { return shared_; }
   size_t shared_bytes() const { return kernel_->shape.shared_bytes; }
-  std::vector<BulkCopy>& bulk_copies() { return bulk_copies_; }
   bool waited_for_predecessor = false;  ///< in the latest launch
 
  private:
@@ -129,7 +122,6 @@ class Processor {
   std::array<Barrier, 16> barriers_;
   char* shared_ = nullptr;  ///< of the running kernel, towards the end of shared_memory_
   char* shared_memory_ = nullptr;
-  std::vector<BulkCopy> bulk_copies_;
 };
 
 }  // namespace nibblet::emulated

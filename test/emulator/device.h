@@ -26,16 +26,6 @@ void copy_async(void* shared, const void* from, Place where = Place::current());
 void copy_async_commit();
 void copy_async_wait(int pending);
 
-/// Makes a barrier in shared memory whose phases end after `count` arrivals and the bytes that these expect.
-void mbarrier_init(uint64_t* barrier, uint32_t count, Place where = Place::current());
-void mbarrier_arrive(uint64_t* barrier, uint32_t expected_bytes = 0, Place where = Place::current());
-/// Whether the phase of that parity ended. The copies of a phase happen once a thread asks after all arrived.
-bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity, Place where = Place::current());
-void mbarrier_wait(uint64_t* barrier, uint32_t parity, Place where = Place::current());
-/// A copy of the bulk engine, counted by `barrier`; until it happens the bytes at `shared` are 0xee.
-void copy_bulk(void* shared, const void* from, uint32_t bytes, uint64_t* barrier,
-               Place where = Place::current());
-
 /// Products are exact and summed in double precision, then rounded once.
 void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1,
               Place where = Place::current());

@@ -29,7 +29,7 @@ export async function buildAddon(root, progress) {
 
   const sources = listSources(root, cuda !== undefined)
   const name = cuda === undefined ? builder : `${builder}-cuda`
-  const folder = join(root, 'build/work', name)
+  const folder = join(root, 'build/unfinished', name)
   const log = join(root, `build/${name}.log`)
   // Begin anew with other options, which CMake would not see, and after a run that could not end in order: it may have
   // left half an object with a new date, which make would take as done.

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/launch.h"
 #include "native/runtime/command.h"
+#include "native/runtime/cuda/device.h"
 #include "native/runtime/cuda/error.h"
 #include "native/runtime/stream.h"
 
@@ -17,7 +18,7 @@ struct CudaExecution {
   const Step* step;      ///< device memory, at the same address for every step
   CudaStaging* staging;  ///< null while a graph is recorded
   const Execution& host;
-  const std::shared_ptr<Device>& device;
+  const std::shared_ptr<CudaDevice>& device;
 };
 
 /// The memory that an op has beside its operands.

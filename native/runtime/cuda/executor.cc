@@ -1,7 +1,6 @@
 #include "native/runtime/cuda/executor.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "native/runtime/cuda/execution.h"
 
@@ -25,7 +24,6 @@ struct CompiledGraph {
 
 CudaExecutor::CudaExecutor(std::shared_ptr<CudaDevice> device, int threads)
     : device_(std::move(device)),
-      plain_device_(device_),
       threads_(threads),
       target_(*device_->cuda()),
       stream_([&] {
@@ -108,7 +106,7 @@ void CudaExecutor::start(Started& started) {
     step_memory_.upload(*job.input, stream_);
     input_ = job.input;
   }
-  if (job.command) job.command->enqueue({eager_target_, step_memory_.step(), &staging_, host, plain_device_});
+  if (job.command) job.command->enqueue({eager_target_, step_memory_.step(), &staging_, host, device_});
   if (job.graph) {
     const auto* compiled = static_cast<const CompiledGraph*>(job.graph->compiled.get());
     check_cuda(cudaGraphLaunch(compiled->executable, stream_), "cudaGraphLaunch");
@@ -128,7 +126,7 @@ void CudaExecutor::start(Started& started) {
 void CudaExecutor::compile(const Graph& graph, const Execution& host) {
   // What was staged for loading has served by now.
   staging_.release();
-  const CudaExecution execution{target_, step_memory_.step(), nullptr, host, plain_device_};
+  const CudaExecution execution{target_, step_memory_.step(), nullptr, host, device_};
   const auto enqueue_all = [&] {
     for (const auto& command : graph.commands) command->enqueue(execution);
   };

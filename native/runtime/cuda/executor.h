@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -44,7 +45,6 @@ class CudaExecutor : public Executor {
   void complete();
 
   const std::shared_ptr<CudaDevice> device_;
-  const std::shared_ptr<Device> plain_device_;
   const int threads_;
   CudaTarget target_;
   /// Outside of graphs each kernel waits for the one before it: weights that were just packed are safe to read early then.

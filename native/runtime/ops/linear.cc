@@ -46,10 +46,18 @@ class Linear : public OpCommand {
     args_.y = y.as<void>();
     args_.y_type = y.dtype;
     args_.y_stride = out;
-    if (call.stream->device()->cuda()) {
-      bind_cuda(call);
+#if NIBBLET_CUDA
+    if (const CudaTarget* target = call.stream->device()->cuda()) {
+      if (args_.exact || args_.quantize_input)
+        call.fail("`exact` and `quantizeInput` run on the CPU alone; use device 'cpu' for them");
+      args_.count = static_cast<int32_t>(capacity_);
+      // Which ones is in the step, on the device.
+      static const LogitsRow some{};
+      if (select_rows_) args_.rows = &some;
+      cuda_ = CudaScratchBuffers(*call.stream, linear_cuda_scratch(args_, *target));
       return;
     }
+#endif
     workspace_ = call.stream->workspace(linear_scratch_floats(capacity_, args_.weight.in) * sizeof(float));
     args_.prepared = reinterpret_cast<float*>(workspace_->data());
   }
@@ -84,18 +92,6 @@ class Linear : public OpCommand {
 
  private:
   int32_t rows_of(const Step& step) const { return select_rows_ ? step.row_count : step.tokens; }
-
-  void bind_cuda([[maybe_unused]] const OpCall& call) {
-#if NIBBLET_CUDA
-    if (args_.exact || args_.quantize_input)
-      call.fail("`exact` and `quantizeInput` run on the CPU alone; use device 'cpu' for them");
-    args_.count = static_cast<int32_t>(capacity_);
-    // Which ones is in the step, on the device.
-    static const LogitsRow some{};
-    if (select_rows_) args_.rows = &some;
-    cuda_ = CudaScratchBuffers(*call.stream, linear_cuda_scratch(args_, *call.stream->device()->cuda()));
-#endif
-  }
 
   LinearArgs args_{};
   bool select_rows_;
