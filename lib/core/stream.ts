@@ -50,8 +50,13 @@ export class Stream {
     this.threads = options.threads ?? Device.physicalCores()
     this.exact = options.exact ?? false
     this.handle = native().createStream(device.handle, this.threads)
-    this.#arena = new Arena(device)
     const handle = this.handle
+    try {
+      this.#arena = new Arena(device)
+    } catch (error) {
+      native().closeStream(handle)
+      throw error
+    }
     watch(this, 'Stream', () => native().closeStream(handle))
   }
 

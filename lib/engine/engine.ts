@@ -15,7 +15,10 @@ export interface StepRunner {
    * after `reset`.
    */
   graph(tokens?: number): Graph
-  /** Replaces a poisoned stream and drops its graphs, unless the stream of the graph that failed is replaced already. */
+  /**
+   * Drops a poisoned stream and its graphs, unless the stream of the graph that failed is gone already. The next graph gets
+   * another stream, or fails with what the device says of it.
+   */
   reset(failed?: Graph): void
 }
 
@@ -221,12 +224,7 @@ export class BatchEngine implements Engine {
   #recover(error: unknown): void {
     this.#flights.length = 0
     this.#failAll(error)
-    if (this.#disposed) return
-    try {
-      this.#runner.reset(this.#graph)
-    } catch {
-      // Nothing waits for an answer here. The next request meets the same trouble, reports it, and this is tried again.
-    }
+    if (!this.#disposed) this.#runner.reset(this.#graph)
   }
 
   #failAll(error: unknown): void {

@@ -5,6 +5,7 @@ import type { Device } from '../core/device.js'
 import type { Graph } from '../core/graph.js'
 import type { SamplingState } from '../core/op-parameters.js'
 import type { Stream } from '../core/stream.js'
+import { StateError } from '../errors.js'
 import type { Batch, NemotronH } from '../models/nemotron-h.js'
 import type { StepRunner } from './engine.js'
 import { MoeStatistics } from './moe-statistics.js'
@@ -60,7 +61,8 @@ export class ModelRunner implements StepRunner {
   readonly #cache: ModelCache
   readonly #samplingBuffer: Buffer
   readonly #sampling: SamplingState
-  #stream: Stream
+  /** None between a failure and whoever needs the next one. */
+  #stream: Stream | undefined
   /** By the most tokens of a step. */
   readonly #steps = new Map<number, Graph>()
   #score: Graph | undefined
@@ -99,16 +101,17 @@ export class ModelRunner implements StepRunner {
 
   /** Bytes: cache holds attention pages, Mamba and sampling state; workspace the temporaries of a step. */
   get memory(): { cache: number; workspace: number } {
-    return { cache: this.#cache.bytes + this.#samplingBuffer.bytes, workspace: this.#stream.arenaBytes }
+    return { cache: this.#cache.bytes + this.#samplingBuffer.bytes, workspace: this.#stream?.arenaBytes ?? 0 }
   }
 
   graph(tokens: number = this.#mostTokens): Graph {
     const bucket = this.#bucket(tokens)
     let graph = this.#steps.get(bucket)
     if (graph === undefined) {
+      const stream = this.#open()
       const batch = this.#batch(bucket, Math.min(bucket, this.#options.maxBatch))
-      const body = () => this.#stream.sample(this.#model.forward(this.#stream, batch), this.#sampling)
-      graph = this.#stream.capture(body, { rows: true })
+      const body = () => stream.sample(this.#model.forward(stream, batch), this.#sampling)
+      graph = stream.capture(body, { rows: true })
       this.#steps.set(bucket, graph)
     }
     return graph
@@ -136,10 +139,11 @@ export class ModelRunner implements StepRunner {
 
   /** Launches report f32 [rows, vocabulary] of a step with at most `scoreRows` tokens. */
   scoreGraph(): Graph {
-    this.#score ??= this.#stream.capture(
-      () => this.#model.forward(this.#stream, this.#batch(this.scoreRows, this.scoreRows)),
-      { rows: true },
-    )
+    if (this.#score === undefined) {
+      const stream = this.#open()
+      const batch = this.#batch(this.scoreRows, this.scoreRows)
+      this.#score = stream.capture(() => this.#model.forward(stream, batch), { rows: true })
+    }
     return this.#score
   }
 
@@ -150,14 +154,12 @@ export class ModelRunner implements StepRunner {
   count(on: boolean): MoeStatistics | undefined {
     this.#forgetSteps()
     this.#statistics?.dispose()
-    this.#statistics = on ? MoeStatistics.of(this.#model.config, this.#stream) : undefined
+    this.#statistics = on ? MoeStatistics.of(this.#model.config, this.#open()) : undefined
     return this.#statistics
   }
 
   reset(failed?: Graph): void {
-    if (this.#closed || (failed !== undefined && failed.stream !== this.#stream)) return
-    this.#drop()
-    this.#stream = this.#options.device.stream({ threads: this.#options.threads, exact: this.#options.exact })
+    if (failed === undefined || failed.stream === this.#stream) this.#drop()
   }
 
   /** Stops what runs and rejects what waits. */
@@ -189,6 +191,15 @@ export class ModelRunner implements StepRunner {
     this.#forgetSteps()
     this.#score?.dispose()
     this.#score = undefined
-    this.#stream.dispose()
+    this.#stream?.dispose()
+    this.#stream = undefined
+  }
+
+  /** The stream, another one after a failure: whoever needs it gets the error of a device that has none to give. */
+  #open(): Stream {
+    if (this.#closed) throw new StateError('DISPOSED', 'the model was disposed of; load it again')
+    const { device, threads, exact } = this.#options
+    this.#stream ??= device.stream({ threads, exact })
+    return this.#stream
   }
 }

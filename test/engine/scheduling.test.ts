@@ -1,6 +1,9 @@
 import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { Device } from '../../lib/core/device.js'
+import { score } from '../../lib/engine/score.js'
 import type { EngineRequest, TokenEvent } from '../../lib/engine/types.js'
+import { DeviceError } from '../../lib/errors.js'
 import { request } from '../helpers/engine-request.js'
 import { expectError } from '../helpers/expect-error.js'
 import { openRunner } from '../helpers/open-runner.js'
@@ -247,6 +250,46 @@ describe('failure', () => {
       expect((await run(promptOf(5))).ids).toEqual(ids)
       await expectAllFree()
     }
+  })
+
+  test('a device that has no stream to give fails who asks, at once, and nobody after it has one again', async () => {
+    const device = Device.open('cpu')
+    const other = await openRunner(folder, 'bf16', { maxBatch: 1, device })
+    const reply = async () => {
+      const ids: number[] = []
+      const onToken = ({ id }: TokenEvent) => {
+        ids.push(id)
+        return 'continue' as const
+      }
+      await other.engine.run(request(promptOf(5), { onToken }))
+      return ids
+    }
+    const poison = () => expectError(() => other.engine.run(request([other.config.vocabSize])), 'OP_FAILED')
+    try {
+      const ids = await reply()
+      const stream = vi.spyOn(device, 'stream')
+      await poison()
+      expect(await reply()).toEqual(ids)
+      expect(stream).toHaveBeenCalledTimes(1)
+
+      await poison()
+      const message = 'the GPU cannot be used again by this process: start another one'
+      stream.mockImplementation(() => {
+        throw new DeviceError('STREAM_FAILED', message)
+      })
+      for (let round = 0; round < 3; round++) {
+        await expectError(reply, 'STREAM_FAILED', message)
+        await expectError(() => score(other.runner, Uint32Array.of(1, 2), { last: 0 }), 'STREAM_FAILED', message)
+      }
+      expect(other.engine.load).toEqual({ waiting: 0, running: 0 })
+
+      stream.mockRestore()
+      expect(await reply()).toEqual(ids)
+      expect((await score(other.runner, Uint32Array.of(1, 2), { last: 0 })).argmax).toHaveLength(2)
+    } finally {
+      other.dispose()
+    }
+    await expectError(() => score(other.runner, Uint32Array.of(1, 2), { last: 0 }), 'DISPOSED')
   })
 
   test('dispose rejects everything, later calls too', async () => {
