@@ -69,11 +69,13 @@ class Handles {
   auto begin() { return all_.begin(); }
   auto end() { return all_.end(); }
   void clear() { all_.clear(); }
+  size_t size() const { return all_.size(); }
 
  private:
   std::vector<std::unique_ptr<T>> all_;
 };
 
 Handles<NibbletEmulatedStream>& streams();
+Handles<NibbletEmulatedEvent>& events();
 
 }  // namespace nibblet::emulated

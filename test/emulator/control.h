@@ -26,6 +26,8 @@ Configuration& configuration();
 size_t allocated_bytes();
 /// Pinned host memory in use.
 size_t pinned_bytes();
+/// Streams, events, graphs and executable graphs that exist.
+size_t live_handles();
 /// Kernels run since the process started, those of graphs included.
 size_t launched_kernels();
 
@@ -37,6 +39,17 @@ class FaultRecorder {
   FaultRecorder(const FaultRecorder&) = delete;
   /// The message of every fault since.
   std::vector<std::string> messages() const;
+};
+
+/// While it lives, one CUDA call of the process fails with `error` and does nothing: number `number`, from 0, of those that
+/// enqueue, wait or make something, or only of those of the name given.
+class FailingCall {
+ public:
+  explicit FailingCall(cudaError_t error, int number = 0, std::string name = "");
+  ~FailingCall();
+  FailingCall(const FailingCall&) = delete;
+  /// The name of the call that failed; empty: none has, so far.
+  std::string failed() const;
 };
 
 }  // namespace nibblet::emulated

@@ -30,10 +30,18 @@ Configuration& configuration() {
 static thread_local int device_of_thread = 0;
 int current_device() { return device_of_thread; }
 
+static cudaError_t count_devices(int& count) {
+  count = 0;
+  if (configuration().driver < CUDART_VERSION / 1000 * 1000) return cudaErrorInsufficientDriver;
+  if (configuration().devices == 0) return cudaErrorNoDevice;
+  count = configuration().devices;
+  return cudaSuccess;
+}
+
 /// What every call on a device finds first.
 static cudaError_t check_device(int device) {
   int count;
-  if (cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) return error;
+  if (cudaError_t error = count_devices(count); error != cudaSuccess) return error;
   return device < 0 || device >= count ? cudaErrorInvalidDevice : cudaSuccess;
 }
 
@@ -43,44 +51,8 @@ static size_t shared_per_multiprocessor() {
   return kib << 10;
 }
 
-}  // namespace nibblet::emulated
-
-using namespace nibblet::emulated;
-
-cudaError_t cudaDriverGetVersion(int* version) {
-  *version = configuration().driver;
-  return cudaSuccess;
-}
-
-cudaError_t cudaRuntimeGetVersion(int* version) {
-  *version = CUDART_VERSION;
-  return cudaSuccess;
-}
-
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 0;
-  if (configuration().driver < CUDART_VERSION / 1000 * 1000) return report(cudaErrorInsufficientDriver);
-  if (configuration().devices == 0) return report(cudaErrorNoDevice);
-  *count = configuration().devices;
-  return cudaSuccess;
-}
-
-cudaError_t cudaGetDevice(int* device) {
-  *device = current_device();
-  return report(check_device(*device));
-}
-
-cudaError_t cudaSetDevice(int device) {
-  if (cudaError_t error = check_device(device); error != cudaSuccess) return report(error);
-  device_of_thread = device;
-  return report(sticky_error());
-}
-
-cudaError_t cudaInitDevice(int device, unsigned, unsigned) { return report(check_device(device)); }
-cudaError_t cudaSetDeviceFlags(unsigned) { return report(check_device(current_device())); }
-
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (cudaError_t error = check_device(device); error != cudaSuccess) return report(error);
+cudaError_t describe_device(cudaDeviceProp& properties, int device) {
+  if (cudaError_t error = check_device(device); error != cudaSuccess) return error;
   const Configuration& machine = configuration();
   cudaDeviceProp p{};
   std::snprintf(p.name, sizeof p.name, "emulated");
@@ -112,13 +84,53 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   p.sharedMemPerBlockOptin = shared_per_multiprocessor() - 1024;
   p.maxBlocksPerMultiProcessor = 32;
   p.reservedSharedMemPerBlock = 1024;
-  *properties = p;
+  properties = p;
   return cudaSuccess;
+}
+
+}  // namespace nibblet::emulated
+
+using namespace nibblet::emulated;
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = configuration().driver;
+  return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 0;
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
+  return report(count_devices(*count));
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = current_device();
+  return report(check_device(*device));
+}
+
+cudaError_t cudaSetDevice(int device) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
+  if (cudaError_t error = check_device(device); error != cudaSuccess) return report(error);
+  device_of_thread = device;
+  return report(sticky_error());
+}
+
+cudaError_t cudaInitDevice(int device, unsigned, unsigned) { return report(check_device(device)); }
+cudaError_t cudaSetDeviceFlags(unsigned) { return report(check_device(current_device())); }
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
+  return report(describe_device(*properties, device));
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   cudaDeviceProp p;
-  if (cudaError_t error = cudaGetDeviceProperties(&p, device); error != cudaSuccess) return error;
+  if (cudaError_t error = describe_device(p, device); error != cudaSuccess) return report(error);
   switch (attribute) {
     case cudaDevAttrMaxThreadsPerBlock:
       *value = p.maxThreadsPerBlock;
@@ -185,6 +197,7 @@ cudaError_t cudaDeviceGetPCIBusId(char* text, int bytes, int device) {
 }
 
 cudaError_t cudaDeviceSynchronize() {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   if (cudaError_t error = check_unsafe_call(); error != cudaSuccess) return report(error);
   return report(sticky_error());
 }

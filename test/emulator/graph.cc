@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "test/emulator/capture.h"
+#include "test/emulator/control.h"
 #include "test/emulator/internal.h"
 
 namespace nibblet::emulated {
@@ -14,11 +15,17 @@ static Handles<NibbletEmulatedGraphExec>& execs() {
   return all;
 }
 
+size_t live_handles() {
+  std::lock_guard lock(registry());
+  return streams().size() + events().size() + graphs().size() + execs().size();
+}
+
 }  // namespace nibblet::emulated
 
 using namespace nibblet::emulated;
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   if (cudaError_t error = sticky_error(); error != cudaSuccess) return report(error);
   std::lock_guard lock(registry());
   if (stream == nullptr) return report(cudaErrorStreamCaptureUnsupported);
@@ -45,6 +52,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     if (other->capture == capture) other->capture = nullptr;
   if (capture->invalid) return report(cudaErrorStreamCaptureInvalidated);
   if (!capture->unjoined.empty()) return report(cudaErrorStreamCaptureUnjoined);
+  // The capture is over all the same.
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   *graph = graphs().add(std::make_unique<NibbletEmulatedGraph>(capture->nodes));
   return cudaSuccess;
 }
@@ -72,6 +81,7 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t*
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   if (cudaError_t error = sticky_error(); error != cudaSuccess) return report(error);
   std::lock_guard lock(registry());
   if (!graphs().has(graph)) return report(cudaErrorInvalidValue);
@@ -80,6 +90,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 }
 
 cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   std::lock_guard lock(registry());
   if (!execs().has(exec)) return report(cudaErrorInvalidValue);
   if (stream != nullptr && !streams().has(stream)) return report(cudaErrorInvalidResourceHandle);
@@ -87,6 +98,7 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   std::vector<std::shared_ptr<NibbletEmulatedNode>> nodes;
   {
     std::lock_guard lock(registry());

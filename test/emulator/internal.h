@@ -18,6 +18,9 @@ cudaError_t report(cudaError_t error);
 cudaError_t sticky_error();
 void set_sticky_error(cudaError_t error);
 
+/// What the call of that name is to fail with at its start, or cudaSuccess (FailingCall).
+cudaError_t injected_error(const char* call);
+
 /// Whether the message was kept: without a FaultRecorder a fault aborts.
 bool record_fault(const std::string& message);
 
@@ -28,6 +31,8 @@ cudaError_t check_unsafe_call();
 cudaError_t enqueue(cudaStream_t stream, std::function<cudaError_t()> operation);
 
 int current_device();
+/// The emulated GPU of that number, or why there is none.
+cudaError_t describe_device(cudaDeviceProp& properties, int device);
 
 /// Runs a kernel that was checked.
 void run(const Kernel& kernel);

@@ -25,7 +25,7 @@ static int dynamic_limit(const void* function) {
 }
 
 static cudaError_t device_properties(cudaDeviceProp& properties) {
-  return cudaGetDeviceProperties(&properties, current_device());
+  return report(describe_device(properties, current_device()));
 }
 
 static cudaError_t check(const cudaLaunchConfig_t& config, const void* function, bool& programmatic_edge) {
@@ -70,6 +70,7 @@ static cudaError_t execute(const Kernel& kernel) {
 }
 
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* function, std::function<void()> body) {
+  if (cudaError_t error = injected_error("cudaLaunchKernel"); error != cudaSuccess) return report(error);
   cudaDeviceProp properties;
   if (cudaError_t error = device_properties(properties); error != cudaSuccess) return error;
   bool programmatic_edge;
@@ -85,6 +86,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* function, std::
 using namespace nibblet::emulated;
 
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   cudaDeviceProp properties;
   if (cudaError_t error = device_properties(properties); error != cudaSuccess) return error;
   if (function == nullptr) return report(cudaErrorInvalidDeviceFunction);
@@ -99,6 +101,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   if (function == nullptr) return report(cudaErrorInvalidDeviceFunction);
   *attributes = {};
   attributes->maxThreadsPerBlock = 1024;
@@ -110,6 +113,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* fu
 
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* function,
                                                           int block_threads, size_t dynamic_shared_bytes) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   cudaDeviceProp properties;
   if (cudaError_t error = device_properties(properties); error != cudaSuccess) return error;
   if (function == nullptr) return report(cudaErrorInvalidDeviceFunction);

@@ -44,8 +44,9 @@ size_t used(Kind kind, int device) {
   return bytes;
 }
 
-cudaError_t allocate(void** pointer, size_t bytes, Kind kind) {
+cudaError_t allocate(const char* call, void** pointer, size_t bytes, Kind kind) {
   *pointer = nullptr;
+  if (cudaError_t error = injected_error(call); error != cudaSuccess) return report(error);
   if (cudaError_t error = check_unsafe_call(); error != cudaSuccess) return report(error);
   if (cudaError_t error = sticky_error(); error != cudaSuccess) return report(error);
   if (bytes == 0) return cudaSuccess;
@@ -128,17 +129,22 @@ size_t pinned_bytes() {
 using namespace nibblet::emulated;
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   std::lock_guard lock(registry());
   *total = configuration().memory_bytes;
   *free = *total - used(Kind::device, current_device());
   return report(sticky_error());
 }
 
-cudaError_t cudaMalloc(void** pointer, size_t bytes) { return allocate(pointer, bytes, Kind::device); }
+cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  return allocate(__func__, pointer, bytes, Kind::device);
+}
 cudaError_t cudaFree(void* pointer) { return release(pointer, Kind::device); }
-cudaError_t cudaMallocHost(void** pointer, size_t bytes) { return allocate(pointer, bytes, Kind::pinned); }
+cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
+  return allocate(__func__, pointer, bytes, Kind::pinned);
+}
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
-  return allocate(pointer, bytes, Kind::pinned);
+  return allocate(__func__, pointer, bytes, Kind::pinned);
 }
 cudaError_t cudaFreeHost(void* pointer) { return release(pointer, Kind::pinned); }
 
@@ -171,6 +177,7 @@ cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   if (cudaError_t error = check_copy(to, from, bytes, kind); error != cudaSuccess) return report(error);
   return enqueue(stream, [=] {
     if (bytes > 0) std::memmove(to, from, bytes);
@@ -184,6 +191,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 }
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   {
     std::lock_guard lock(registry());
     if (bytes > 0 && !is_valid(to, bytes, true)) return report(cudaErrorInvalidValue);

@@ -8,7 +8,7 @@ Handles<NibbletEmulatedStream>& streams() {
   return all;
 }
 
-static Handles<NibbletEmulatedEvent>& events() {
+Handles<NibbletEmulatedEvent>& events() {
   static Handles<NibbletEmulatedEvent> all;
   return all;
 }
@@ -62,6 +62,7 @@ cudaError_t enqueue(cudaStream_t stream, std::function<cudaError_t()> operation)
 using namespace nibblet::emulated;
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   if (flags > cudaStreamNonBlocking) return report(cudaErrorInvalidValue);
   if (cudaError_t error = sticky_error(); error != cudaSuccess) return report(error);
   std::lock_guard lock(registry());
@@ -95,10 +96,14 @@ static cudaError_t check_waiting(cudaStream_t stream) {
   }
   return report(sticky_error());
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return check_waiting(stream); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
+  return check_waiting(stream);
+}
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return check_waiting(stream); }
 
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* argument) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   if (function == nullptr) return report(cudaErrorInvalidValue);
   return enqueue(stream, [=] {
     function(argument);
@@ -107,6 +112,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void*
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   if (cudaError_t error = sticky_error(); error != cudaSuccess) return report(error);
   std::lock_guard lock(registry());
   auto made = std::make_unique<NibbletEmulatedEvent>();
@@ -122,6 +128,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   std::lock_guard lock(registry());
   if (!events().has(event) || (stream != nullptr && !streams().has(stream)))
     return report(cudaErrorInvalidResourceHandle);
@@ -138,6 +145,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   std::lock_guard lock(registry());
   if (!events().has(event) || (stream != nullptr && !streams().has(stream)))
     return report(cudaErrorInvalidResourceHandle);
@@ -171,10 +179,14 @@ static cudaError_t check_event(cudaEvent_t event) {
   }
   return sticky_error();
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t event) { return report(check_event(event)); }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
+  return report(check_event(event));
+}
 cudaError_t cudaEventQuery(cudaEvent_t event) { return report(check_event(event)); }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
+  if (cudaError_t error = injected_error(__func__); error != cudaSuccess) return report(error);
   std::lock_guard lock(registry());
   if (!events().has(start) || !events().has(end)) return report(cudaErrorInvalidResourceHandle);
   if (!start->recorded || !end->recorded || ((start->flags | end->flags) & cudaEventDisableTiming) != 0)

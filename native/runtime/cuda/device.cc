@@ -29,6 +29,21 @@ void check_driver(const std::string& name) {
   }
 }
 
+bool lacks_machine_code(cudaError_t error) {
+  switch (error) {
+    case cudaErrorInvalidDeviceFunction:
+    case cudaErrorInvalidKernelImage:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidPtx:
+    case cudaErrorUnsupportedPtxVersion:
+    case cudaErrorJitCompilerNotFound:
+    case cudaErrorJitCompilationDisabled:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 CudaDevice::CudaDevice(const std::string& name, int index) : Device(name), index_(index) {
@@ -47,21 +62,20 @@ CudaDevice::CudaDevice(const std::string& name, int index) : Device(name), index
   model_ = properties.name;
   activate();
   error = probe_kernels();
-  if (error != cudaSuccess) {
+  if (lacks_machine_code(error)) {
     cudaGetLastError();
     throw no_device("device '" + name + "', " + model_ + ", has architecture sm_" +
                     std::to_string(properties.major) + std::to_string(properties.minor) +
                     " and this build holds machine code for " NIBBLET_CUDA_ARCHS " (" +
                     cudaGetErrorString(error) + "); build with NIBBLET_CUDA_ARCHS for it, or use 'cpu'");
   }
+  check_cuda(error, "a look at the kernels");
   target_.multiprocessors = properties.multiProcessorCount;
   target_.capability = properties.major * 10 + properties.minor;
   target_.shared_bytes = properties.sharedMemPerBlockOptin;
   target_.programmatic_edges = target_.capability >= 90;
-  check_cuda(cudaStreamCreateWithFlags(&target_.stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  target_.stream = stream_.emplace().get();
 }
-
-CudaDevice::~CudaDevice() { cudaStreamDestroy(target_.stream); }
 
 void CudaDevice::activate() const { check_cuda(cudaSetDevice(index_), "cudaSetDevice"); }
 

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <optional>
+
 #include "kernels/cuda/launch.h"
+#include "native/runtime/cuda/handle.h"
 #include "native/runtime/device.h"
 
 namespace nibblet {
@@ -8,9 +11,9 @@ namespace nibblet {
 /// A GPU.
 class CudaDevice : public Device {
  public:
-  /// Throws NO_DEVICE when there is no such GPU, no driver, or no machine code for it in this build.
+  /// Throws NO_DEVICE when there is no such GPU, no driver, or no machine code for it in this build; what cuda_error says
+  /// of a GPU that fails otherwise.
   CudaDevice(const std::string& name, int index);
-  ~CudaDevice() override;
 
   std::string model() const override { return model_; }
   void write(void* to, const void* from, size_t bytes) override;
@@ -31,6 +34,7 @@ class CudaDevice : public Device {
  private:
   const int index_;
   std::string model_;
+  std::optional<CudaStream> stream_;
   CudaTarget target_{};
 };
 

@@ -15,12 +15,22 @@ Error cuda_error(cudaError_t code, const std::string& what) {
     case cudaErrorSystemDriverMismatch:
     case cudaErrorDevicesUnavailable:
       return Error("NO_DEVICE", text);
-    case cudaErrorIllegalAddress:
-    case cudaErrorLaunchFailure:
-    case cudaErrorMisalignedAddress:
-    case cudaErrorIllegalInstruction:
-    case cudaErrorAssert:
+    // Every later call on the GPU fails with the same.
     case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorTensorMemoryLeak:
+    case cudaErrorExternalDevice:
       return Error("STREAM_FAILED",
                    text + "; the GPU cannot be used again by this process: start another one");
     default:

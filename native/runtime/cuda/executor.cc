@@ -13,28 +13,19 @@ constexpr size_t kMostStarted = 32;
 constexpr size_t kMostKept = size_t{32} << 20;
 
 struct CompiledGraph {
-  cudaGraphExec_t executable = nullptr;
   std::shared_ptr<CudaDevice> device;
-  ~CompiledGraph() {
-    if (executable) cudaGraphExecDestroy(executable);
-  }
+  CudaGraphExec executable;
 };
 
 }  // namespace
 
 CudaExecutor::CudaExecutor(std::shared_ptr<CudaDevice> device, int threads)
-    : device_(std::move(device)),
+    : device_((device->activate(), std::move(device))),
       threads_(threads),
       target_(*device_->cuda()),
-      stream_([&] {
-        device_->activate();
-        cudaStream_t stream;
-        check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
-        return stream;
-      }()),
       step_memory_(device_),
-      staging_(device_, stream_) {
-  target_.stream = stream_;
+      staging_(device_, stream_.get()) {
+  target_.stream = stream_.get();
   eager_target_ = target_;
   eager_target_.programmatic_edges = false;
   completer_ = std::thread([this] { complete(); });
@@ -49,9 +40,7 @@ CudaExecutor::~CudaExecutor() {
   completer_.join();
   // After a fault on the GPU even this fails; there is nothing to be saved then.
   device_->try_activate();
-  cudaStreamSynchronize(stream_);
-  for (cudaEvent_t event : events_) cudaEventDestroy(event);
-  cudaStreamDestroy(stream_);
+  if (cudaStreamSynchronize(stream_.get()) != cudaSuccess) cudaGetLastError();
 }
 
 bool CudaExecutor::full() {
@@ -103,24 +92,24 @@ void CudaExecutor::start(Started& started) {
   // Recording a graph runs its kernels on an empty step, which the new one must not be behind.
   if (job.graph && !job.graph->compiled) compile(*job.graph, host);
   if (job.input) {
-    step_memory_.upload(*job.input, stream_);
+    step_memory_.upload(*job.input, stream_.get());
     input_ = job.input;
   }
   if (job.command) job.command->enqueue({eager_target_, step_memory_.step(), &staging_, host, device_});
   if (job.graph) {
     const auto* compiled = static_cast<const CompiledGraph*>(job.graph->compiled.get());
-    check_cuda(cudaGraphLaunch(compiled->executable, stream_), "cudaGraphLaunch");
+    check_cuda(cudaGraphLaunch(compiled->executable.get(), stream_.get()), "cudaGraphLaunch");
   }
   if (job.cancel->load(std::memory_order_relaxed) && !job.graph) started.outcome.cancelled = true;
   if (report.tensor) {
     started.result = result_memory(report.bytes);
     started.result_bytes = report.bytes;
     check_cuda(cudaMemcpyAsync(started.result.data(), report.tensor.as<uint8_t>(), report.bytes,
-                               cudaMemcpyDeviceToHost, stream_),
+                               cudaMemcpyDeviceToHost, stream_.get()),
                "a copy from the GPU");
   }
   started.event = event();
-  check_cuda(cudaEventRecord(started.event, stream_), "cudaEventRecord");
+  check_cuda(cudaEventRecord(started.event.get(), stream_.get()), "cudaEventRecord");
 }
 
 void CudaExecutor::compile(const Graph& graph, const Execution& host) {
@@ -131,44 +120,43 @@ void CudaExecutor::compile(const Graph& graph, const Execution& host) {
     for (const auto& command : graph.commands) command->enqueue(execution);
   };
   // Loads every kernel, which a recording must not do, and finds what cannot be launched.
-  step_memory_.clear(stream_);
+  step_memory_.clear(stream_.get());
   enqueue_all();
-  check_cuda(cudaStreamSynchronize(stream_), "an empty step");
+  check_cuda(cudaStreamSynchronize(stream_.get()), "an empty step");
 
-  check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
-  cudaGraph_t recorded = nullptr;
+  check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal),
+             "cudaStreamBeginCapture");
+  const auto end_capture = [&](cudaGraph_t* graph) { return cudaStreamEndCapture(stream_.get(), graph); };
+  cudaGraph_t handle = nullptr;
   try {
     enqueue_all();
   } catch (...) {
-    cudaStreamEndCapture(stream_, &recorded);
-    if (recorded) cudaGraphDestroy(recorded);
+    if (end_capture(&handle) != cudaSuccess) cudaGetLastError();
+    const CudaGraph unfinished(handle);
     throw;
   }
-  check_cuda(cudaStreamEndCapture(stream_, &recorded), "cudaStreamEndCapture");
-  auto compiled = std::make_shared<CompiledGraph>();
-  compiled->device = device_;
+  const cudaError_t ended = end_capture(&handle);
+  const CudaGraph recorded(handle);
+  check_cuda(ended, "cudaStreamEndCapture");
   size_t nodes = 0;
-  cudaGraphGetNodes(recorded, nullptr, &nodes);
-  const cudaError_t error = cudaGraphInstantiate(&compiled->executable, recorded, 0);
-  cudaGraphDestroy(recorded);
-  check_cuda(error, "cudaGraphInstantiate");
+  check_cuda(cudaGraphGetNodes(recorded.get(), nullptr, &nodes), "cudaGraphGetNodes");
+  cudaGraphExec_t executable = nullptr;
+  check_cuda(cudaGraphInstantiate(&executable, recorded.get(), 0), "cudaGraphInstantiate");
+  CudaGraphExec owned(executable);
+  graph.compiled = std::make_shared<CompiledGraph>(CompiledGraph{device_, std::move(owned)});
   graph.kernels.store(int(nodes));
-  graph.compiled = std::move(compiled);
 }
 
-cudaEvent_t CudaExecutor::event() {
+CudaEvent CudaExecutor::event() {
   {
     std::lock_guard lock(mutex_);
     if (!events_.empty()) {
-      cudaEvent_t event = events_.back();
+      CudaEvent event = std::move(events_.back());
       events_.pop_back();
       return event;
     }
   }
-  cudaEvent_t event = nullptr;
-  check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
-             "cudaEventCreate");
-  return event;
+  return CudaEvent(cudaEventDisableTiming | cudaEventBlockingSync);
 }
 
 PinnedMemory CudaExecutor::result_memory(size_t bytes) {
@@ -197,7 +185,7 @@ void CudaExecutor::complete() {
     Started& first = started_.front();
     lock.unlock();
     if (first.event) {
-      const cudaError_t error = cudaEventSynchronize(first.event);
+      const cudaError_t error = cudaEventSynchronize(first.event.get());
       if (error != cudaSuccess && !first.outcome.error)
         first.outcome.error = cuda_error(error, "work on the GPU");
     }
@@ -213,7 +201,7 @@ void CudaExecutor::complete() {
     lock.lock();
     Started done = std::move(first);
     started_.pop_front();
-    if (done.event) events_.push_back(done.event);
+    if (done.event) events_.push_back(std::move(done.event));
     if (done.result.data() && done.result.bytes() <= kMostKept) results_.push_back(std::move(done.result));
     lock.unlock();
     // Buffers that only this job held are freed here, outside of the lock.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "native/runtime/cuda/device.h"
+#include "native/runtime/cuda/handle.h"
 #include "native/runtime/cuda/staging.h"
 #include "native/runtime/cuda/step_memory.h"
 #include "native/runtime/job.h"
@@ -33,14 +34,14 @@ class CudaExecutor : public Executor {
     Job job;
     Completion finish;
     Outcome outcome;
-    cudaEvent_t event = nullptr;
+    CudaEvent event;
     PinnedMemory result;
     size_t result_bytes = 0;
   };
 
   void start(Started& started);
   void compile(const Graph& graph, const Execution& host);
-  cudaEvent_t event();
+  CudaEvent event();
   PinnedMemory result_memory(size_t bytes);
   void complete();
 
@@ -49,7 +50,7 @@ class CudaExecutor : public Executor {
   CudaTarget target_;
   /// Outside of graphs each kernel waits for the one before it: weights that were just packed are safe to read early then.
   CudaTarget eager_target_;
-  const cudaStream_t stream_;
+  const CudaStream stream_;
   StepMemory step_memory_;
   CudaStaging staging_;
   std::shared_ptr<const StepInput> input_;  // what step_memory_ holds
@@ -58,7 +59,7 @@ class CudaExecutor : public Executor {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Started> started_;
-  std::vector<cudaEvent_t> events_;    // not in use
+  std::vector<CudaEvent> events_;      // not in use
   std::vector<PinnedMemory> results_;  // not in use
   bool stopping_ = false;
   std::thread completer_;

@@ -25,7 +25,7 @@ class PinnedMemory {
     return *this;
   }
   ~PinnedMemory() {
-    if (data_) cudaFreeHost(data_);
+    if (data_ && cudaFreeHost(data_) != cudaSuccess) cudaGetLastError();
   }
 
   uint8_t* data() const { return data_; }

@@ -3,22 +3,11 @@
 namespace nibblet {
 
 CudaStaging::CudaStaging(std::shared_ptr<CudaDevice> device, cudaStream_t stream)
-    : device_(std::move(device)), stream_(stream) {
-  for (Piece& piece : pieces_) {
-    check_cuda(cudaEventCreateWithFlags(&piece.used, cudaEventDisableTiming | cudaEventBlockingSync),
-               "cudaEventCreate");
-  }
-}
-
-CudaStaging::~CudaStaging() {
-  for (Piece& piece : pieces_) {
-    if (piece.used) cudaEventDestroy(piece.used);
-  }
-}
+    : device_(std::move(device)), stream_(stream) {}
 
 uint8_t* CudaStaging::host() {
   Piece& piece = pieces_[turn_];
-  check_cuda(cudaEventSynchronize(piece.used), "a copy to the GPU");
+  check_cuda(cudaEventSynchronize(piece.used.get()), "a copy to the GPU");
   if (piece.host.data() == nullptr) piece.host = PinnedMemory(kPieceBytes);
   return piece.host.data();
 }
@@ -35,13 +24,13 @@ void CudaStaging::send(size_t offset, size_t bytes, void* to) {
 }
 
 void CudaStaging::next() {
-  check_cuda(cudaEventRecord(pieces_[turn_].used, stream_), "cudaEventRecord");
+  check_cuda(cudaEventRecord(pieces_[turn_].used.get(), stream_), "cudaEventRecord");
   turn_ = (turn_ + 1) % pieces_.size();
 }
 
 void CudaStaging::release() {
   for (Piece& piece : pieces_) {
-    check_cuda(cudaEventSynchronize(piece.used), "a copy to the GPU");
+    check_cuda(cudaEventSynchronize(piece.used.get()), "a copy to the GPU");
     piece.host = PinnedMemory();
     piece.device.reset();
   }

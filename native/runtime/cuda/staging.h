@@ -5,6 +5,7 @@
 
 #include "native/runtime/buffer.h"
 #include "native/runtime/cuda/device.h"
+#include "native/runtime/cuda/handle.h"
 #include "native/runtime/cuda/pinned.h"
 
 namespace nibblet {
@@ -16,8 +17,8 @@ class CudaStaging {
   /// Bytes of one piece.
   static constexpr size_t kPieceBytes = size_t{16} << 20;
 
+  /// On the current device.
   CudaStaging(std::shared_ptr<CudaDevice> device, cudaStream_t stream);
-  ~CudaStaging();
 
   /// Memory of the host for the next piece of up to kPieceBytes. Waits when all pieces are under way.
   uint8_t* host();
@@ -33,7 +34,7 @@ class CudaStaging {
   struct Piece {
     PinnedMemory host;
     std::shared_ptr<Buffer> device;
-    cudaEvent_t used = nullptr;
+    CudaEvent used{cudaEventDisableTiming | cudaEventBlockingSync};
   };
 
   const std::shared_ptr<CudaDevice> device_;

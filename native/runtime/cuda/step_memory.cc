@@ -14,22 +14,11 @@ constexpr size_t kWordBytes = size_t{1} << 20;
 }  // namespace
 
 StepMemory::StepMemory(std::shared_ptr<CudaDevice> device)
-    : device_(std::move(device)), memory_(std::make_shared<Buffer>(device_, kHeaderBytes + kWordBytes)) {
-  device_->activate();
-  for (Slot& slot : slots_) {
-    check_cuda(cudaEventCreateWithFlags(&slot.copied, cudaEventDisableTiming), "cudaEventCreate");
-  }
-}
-
-StepMemory::~StepMemory() {
-  for (Slot& slot : slots_) {
-    if (slot.copied) cudaEventDestroy(slot.copied);
-  }
-}
+    : device_(std::move(device)), memory_(std::make_shared<Buffer>(device_, kHeaderBytes + kWordBytes)) {}
 
 StepMemory::Slot& StepMemory::next_slot(size_t bytes) {
   Slot& slot = slots_[turn_++ % slots_.size()];
-  check_cuda(cudaEventSynchronize(slot.copied), "the copy of a step");
+  check_cuda(cudaEventSynchronize(slot.copied.get()), "the copy of a step");
   if (slot.host.bytes() < bytes) slot.host = PinnedMemory(std::max(bytes, size_t{64} << 10));
   return slot;
 }
@@ -58,7 +47,7 @@ void StepMemory::upload(const StepInput& input, cudaStream_t stream) {
   } else {
     copy(memory_->data(), slot.host.data(), kHeaderBytes + bytes);
   }
-  check_cuda(cudaEventRecord(slot.copied, stream), "cudaEventRecord");
+  check_cuda(cudaEventRecord(slot.copied.get(), stream), "cudaEventRecord");
 }
 
 void StepMemory::clear(cudaStream_t stream) {

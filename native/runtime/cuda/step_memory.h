@@ -4,6 +4,7 @@
 
 #include "native/runtime/buffer.h"
 #include "native/runtime/cuda/device.h"
+#include "native/runtime/cuda/handle.h"
 #include "native/runtime/cuda/pinned.h"
 #include "native/runtime/step_input.h"
 
@@ -12,8 +13,8 @@ namespace nibblet {
 /// The step of a stream in device memory, at an address that never changes, so that recorded kernels find it.
 class StepMemory {
  public:
+  /// On the current device.
   explicit StepMemory(std::shared_ptr<CudaDevice> device);
-  ~StepMemory();
 
   const Step* step() const { return reinterpret_cast<const Step*>(memory_->data()); }
   /// Puts `input` there, after what was enqueued before. Waits only when kSlots uploads are still under way.
@@ -25,7 +26,7 @@ class StepMemory {
   /// The host's copy of an upload under way.
   struct Slot {
     PinnedMemory host;
-    cudaEvent_t copied = nullptr;
+    CudaEvent copied{cudaEventDisableTiming};
   };
   Slot& next_slot(size_t bytes);
 
