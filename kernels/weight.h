@@ -5,8 +5,9 @@
 
 namespace nibblet {
 
-/// How the elements of a weight are stored. nvfp4: e2m1 codes with one e4m3 scale per 16 inputs.
-enum class Format : uint8_t { f32, bf16, e4m3, nvfp4 };
+/// How the elements of a weight are stored. nvfp4: e2m1 codes with one e4m3 scale per 16 inputs. compact_bf16: bf16 in 12
+/// bits, exactly (pack/compact.h); made of a bf16 weight on a GPU once it is loaded.
+enum class Format : uint8_t { f32, bf16, e4m3, nvfp4, compact_bf16 };
 
 /// How the elements of a weight are ordered.
 ///
@@ -40,6 +41,10 @@ enum class Format : uint8_t { f32, bf16, e4m3, nvfp4 };
 ///          8t + 4i + 2 + e. Lane's a0 to a3 of mma i are the 16 bytes at 512 i + 16 · lane.
 ///   e4m3   32 inputs, 512 bytes, the same slots. Lane's 16 bytes at 16 · lane are words 2i and 2i + 1 for mma i: the
 ///          low bytes of the 16-bit halves are a0 (a2 in the second word), the high bytes a1 (a3).
+///   compact_bf16  32 inputs, 768 bytes, the slots of bf16. The eight registers that bf16 has for a lane, a0 to a3 of mma 0
+///          and of mma 1, are spread as compact.h says over the lane's 16 bytes at 16 · lane (signs and mantissas) and
+///          8 bytes at 512 + 8 · lane (exponents). Behind the tiles come one CompactRow a row, up to whole tiles, and the
+///          list of exceptions. Only whole matrices of at most 65,536 inputs.
 enum class Layout : uint8_t { rows, panels, columns, fragments };
 
 constexpr int kPanelRows = 16;
@@ -55,8 +60,8 @@ struct WeightView {
   int32_t matrices;
   int32_t out;
   int32_t in;
-  const uint8_t* data;      ///< matrix m starts at data + m · matrix_bytes, 64-byte aligned
-  size_t matrix_bytes;      ///< pack.h: packed_matrix_bytes(format, layout, out, in)
+  const uint8_t* data;  ///< matrix m starts at data + m · matrix_bytes, 64-byte aligned
+  size_t matrix_bytes;  ///< pack.h: packed_matrix_bytes(format, layout, out, in), and a list of exceptions
   const float* row_scales;  ///< [matrices, out]: the float32 tensor scale of the part that each row came from
   float input_scale;        ///< multiplier form, for W4A4; 0 when the checkpoint has none
 };

@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/device.h"
 #include "kernels/numerics/bf16.h"
+#include "kernels/pack/compact.h"
 #include "kernels/pack/layout.h"
 
 /// Weights in Layout::fragments as one warp multiplies them: a unit of 16 rows at a time. Two ways to use mma_bf16.
@@ -33,13 +34,22 @@ template <>
 struct Unit<Format::e4m3> {
   uint4 low;
 };
+template <>
+struct Unit<Format::compact_bf16> {
+  uint4 low;  ///< signs and mantissas
+  uint2 exponents;
+};
 
 /// A unit in shared memory.
 template <Format format>
 __device__ __forceinline__ Unit<format> read_unit(const uint8_t* unit, int lane) {
   Unit<format> result;
   result.low = reinterpret_cast<const uint4*>(unit)[lane];
-  if constexpr (format != Format::e4m3) result.high = reinterpret_cast<const uint4*>(unit)[32 + lane];
+  if constexpr (format == Format::compact_bf16) {
+    result.exponents = *reinterpret_cast<const uint2*>(unit + compact_exponent_offset(lane));
+  } else if constexpr (format != Format::e4m3) {
+    result.high = reinterpret_cast<const uint4*>(unit)[32 + lane];
+  }
   if constexpr (format == Format::nvfp4) result.scales = reinterpret_cast<const uint32_t*>(unit)[256 + lane];
   return result;
 }
@@ -81,15 +91,20 @@ __device__ __forceinline__ float scale_of(uint32_t scales, int i) {
 // One token ---------------------------------------------------------------------------------------------------------
 
 /// The token in shared memory is its inputs as bf16 in order, zeros up to a whole unit, times this: with nvfp4 codes as
-/// value · 2^-126 the products must not become float32 subnormals. Inputs from 2^65 on overflow.
+/// value · 2^-126, and compact elements of 2^-126 to 2^-111, the products must not become float32 subnormals. Inputs from 2^65
+/// on overflow.
 template <Format format>
-constexpr float kInputScale = format == Format::nvfp4 ? 0x1p63f : 1.0f;
-/// What sums of one token are to be multiplied by.
+constexpr float kInputScale = format == Format::nvfp4 || format == Format::compact_bf16 ? 0x1p63f : 1.0f;
+/// What sums of one token are to be multiplied by; with compact_bf16 by 2^(base - 63) of the row too (compact.cuh).
 template <Format format>
 constexpr float kOneTokenScale = format == Format::nvfp4 ? 0x1p63f : 1.0f;
-/// Likewise for several tokens, whose inputs are not scaled.
+/// Likewise for several tokens, whose inputs are not scaled. For compact_bf16 elements are: kCompactUp.
 template <Format format>
-constexpr float kTokensScale = format == Format::nvfp4 ? 0x1p7f : 1.0f;
+constexpr float kTokensScale = format == Format::nvfp4          ? 0x1p7f
+                               : format == Format::compact_bf16 ? 0x1p-49f
+                                                                : 1.0f;
+/// 2^112 as a pair of bf16: compact elements become 2^-14 to 2^2, exactly.
+constexpr uint32_t kCompactUp = 0x77807780;
 
 /// A lane's B registers for one token. Lives across units: with nvfp4 most lanes keep their zeros for good.
 template <Format format>
@@ -115,12 +130,17 @@ __device__ __forceinline__ void decode_bytes(uint32_t word, uint32_t& low, uint3
   high = multiply_bf16x2((word & 0x80008000) | (word >> 4 & 0x07f007f0), 0x7b807b80);
 }
 
-/// Registers of mma i of a bf16 or e4m3 unit.
+/// Registers of mma i of a bf16, e4m3 or compact_bf16 unit.
 template <Format format>
 __device__ __forceinline__ void registers_of(const Unit<format>& unit, int i, uint32_t (&a)[4]) {
   if constexpr (format == Format::bf16) {
     const uint4& words = i == 0 ? unit.low : unit.high;
     a[0] = words.x, a[1] = words.y, a[2] = words.z, a[3] = words.w;
+  } else if constexpr (format == Format::compact_bf16) {
+    const uint32_t exponents = i == 0 ? unit.exponents.x : unit.exponents.y;
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+      a[j] = compact_register(word_of(unit.low, 2 * i + j / 2), exponents, 4 * i + j);
   } else {
     decode_bytes(word_of(unit.low, 2 * i), a[0], a[1]);
     decode_bytes(word_of(unit.low, 2 * i + 1), a[2], a[3]);
@@ -227,6 +247,10 @@ __device__ __forceinline__ void for_each_mma_of_piece(const Unit<format>& unit, 
 #pragma unroll
     for (int mma = 0; mma < 2; mma++) {
       registers_of(unit, mma, a);
+      if constexpr (format == Format::compact_bf16) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) a[j] = multiply_bf16x2(a[j], kCompactUp);
+      }
       multiply(mma, a);
     }
   }

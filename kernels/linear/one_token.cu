@@ -1,3 +1,4 @@
+#include "kernels/linear/compact.cuh"
 #include "kernels/linear/fragments.cuh"
 #include "kernels/linear/plan.cuh"
 #include "kernels/linear/ring.cuh"
@@ -19,15 +20,17 @@ __device__ __forceinline__ int32_t share(int32_t count, int index, int parts) {
   return int32_t(uint32_t(count) * uint32_t(index) / uint32_t(parts));
 }
 
-/// Output r of a block. All but read_before and write may happen before the dependency wait.
+/// Output r of a block. The constructor may run before the dependency wait.
+template <Format format>
 struct Output {
   int32_t n, r, first_warp, last_warp;
   OutputConstants constants;
-  float before = 0;
+  RowCodes<format> codes;
+  float before = 0, exceptions = 0;
 
   __device__ __forceinline__ Output(const LinearTask& task, int32_t first_tile, int32_t units, int warps,
                                     int32_t r)
-      : n(first_tile * kFragmentRows + r), r(r), constants(task.epilogue, n) {
+      : n(first_tile * kFragmentRows + r), r(r), constants(task.epilogue, n), codes(task, n) {
     // Warp w starts at floor(units · w / warps): these have the first and the last unit of the tile.
     const int32_t tile = r / kFragmentRows;
     first_warp = ((tile * task.units + 1) * warps - 1) / units;
@@ -36,11 +39,17 @@ struct Output {
   __device__ __forceinline__ void read_before(const LinearTask& task) {
     before = output_before(task.epilogue, 0, n);
   }
-  __device__ __forceinline__ void write(const LinearTask& task, const float* sums, float scale) const {
+  /// @param x  the staged token
+  __device__ __forceinline__ void add_exceptions(const LinearTask& task, const uint16_t* x) {
+    exceptions =
+        codes.exceptions(task, [x](int32_t k) { return bf16_to_float(x[k]) * (1.0f / kInputScale<format>); });
+  }
+  __device__ __forceinline__ void write(const LinearTask& task, const float* sums) const {
     if (n >= task.epilogue.out) return;
     float total = 0;
     for (int32_t warp = first_warp; warp <= last_warp; warp++) total += sums[r + warp * kFragmentRows];
-    write_output(task.epilogue, constants, 0, n, total * scale, before);
+    write_output(task.epilogue, constants, 0, n, codes.whole(total, kOneTokenScale<format>, exceptions),
+                 before);
   }
 };
 
@@ -66,7 +75,7 @@ __global__ void __launch_bounds__(kOneTokenWarps * 32, format == Format::nvfp4 ?
 
   RowStage<2> row;
   row.prefetch(task.prologue);
-  Output output(task, first_tile, units, warps, int32_t(threadIdx.x));
+  Output<format> output(task, first_tile, units, warps, int32_t(threadIdx.x));
 
   grid_dependency_wait();
   const int32_t rows = live_rows(task);
@@ -75,6 +84,8 @@ __global__ void __launch_bounds__(kOneTokenWarps * 32, format == Format::nvfp4 ?
             [&](int32_t k, const uint4& words) { *reinterpret_cast<uint4*>(x + k) = words; });
   output.read_before(task);
   __syncthreads();
+  // Now, while weights are on their way: a long list has to be waited for.
+  output.add_exceptions(task, x);
 
   Token<format> inputs, inputs_after;
   RowSums<format> total;
@@ -114,10 +125,11 @@ __global__ void __launch_bounds__(kOneTokenWarps * 32, format == Format::nvfp4 ?
   const int32_t outputs = (last_tile - first_tile) * kFragmentRows;
   for (int32_t r = int32_t(threadIdx.x); r < outputs; r += int32_t(blockDim.x)) {
     if (r != int32_t(threadIdx.x)) {
-      output = Output(task, first_tile, units, warps, r);
+      output = Output<format>(task, first_tile, units, warps, r);
       output.read_before(task);
+      output.add_exceptions(task, x);
     }
-    output.write(task, sums, kOneTokenScale<format>);
+    output.write(task, sums);
   }
 }
 
@@ -139,6 +151,8 @@ cudaError_t launch_format(const LinearTask& task, const OneTokenPlan& plan, cons
       return launch_stages<format, 4>(task, plan, target);
     case 6:
       return launch_stages<format, 6>(task, plan, target);
+    case 8:
+      if constexpr (format == Format::compact_bf16) return launch_stages<format, 8>(task, plan, target);
   }
   return cudaErrorInvalidValue;
 }
@@ -162,6 +176,8 @@ cudaError_t linear_one_token_cuda(const LinearTask& task, Format format, const O
       return launch_format<Format::bf16>(task, plan, target);
     case Format::e4m3:
       return launch_format<Format::e4m3>(task, plan, target);
+    case Format::compact_bf16:
+      return launch_format<Format::compact_bf16>(task, plan, target);
     case Format::f32:
       break;
   }

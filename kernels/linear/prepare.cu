@@ -41,6 +41,7 @@ cudaError_t linear_prepare_cuda(const LinearTask& task, Format format, const Cud
       return launch(target, shape, linear_prepare<Format::nvfp4>, task);
     case Format::bf16:
     case Format::e4m3:
+    case Format::compact_bf16:
       return launch(target, shape, linear_prepare<Format::bf16>, task);
   }
   return cudaErrorInvalidValue;

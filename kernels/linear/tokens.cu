@@ -1,3 +1,4 @@
+#include "kernels/linear/compact.cuh"
 #include "kernels/linear/fragments.cuh"
 #include "kernels/linear/plan.cuh"
 
@@ -46,6 +47,15 @@ struct Inputs {
       for (int i = 0; i < kTokenTiles; i++) tile[i] = uint32_t(i * bytes) + lane * 16;
     }
   }
+
+  /// Input k of token `token` of the block, bf16.
+  __device__ __forceinline__ uint16_t element(const Prologue& prologue, bool direct, int32_t token,
+                                              int32_t k) const {
+    const size_t at = direct ? (size_t(token) * size_t(prologue.x_stride) + size_t(k)) * 2
+                             : size_t(token / 8) * token_tile_bytes(format, prologue.in) +
+                                   token_piece_offset(format, token % 8, k / 8 * 8) + size_t(k % 8) * 2;
+    return *reinterpret_cast<const uint16_t*>(x + at);
+  }
 };
 
 template <Format format, int kTokenTiles>
@@ -86,16 +96,17 @@ struct Accumulators {
 };
 
 template <Format format, int kTokenTiles>
-__global__ void __launch_bounds__(kTokensWarps * 32)
+__global__ void __launch_bounds__(kTokensWarps * 32, format == Format::compact_bf16 ? 1 : 0)
     linear_tokens(const LinearTask task, int splits, bool direct) {
   grid_dependency_launch();
   constexpr int32_t kUnitBytes = int32_t(fragment_unit_bytes(format));
   constexpr int32_t kStageBytes = kTokensRowTiles * kUnitBytes;
+  constexpr int kStages = tokens_stages(format);
   const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), split = warp % splits;
   const int32_t pairs_in_block = kTokensWarps / splits;
   const int32_t first_pair = int32_t(blockIdx.x) * pairs_in_block;
   const int32_t begin = task.units * split / splits, end = task.units * (split + 1) / splits;
-  uint8_t* ring = dynamic_shared<uint8_t>() + warp * kTokensStages * kStageBytes;
+  uint8_t* ring = dynamic_shared<uint8_t>() + warp * kStages * kStageBytes;
 
   const uint8_t* tiles[kTokensRowTiles];
 #pragma unroll
@@ -116,7 +127,7 @@ __global__ void __launch_bounds__(kTokensWarps * 32)
     copy_async_commit();
   };
 #pragma unroll
-  for (int stage = 0; stage < kTokensStages; stage++) fetch(begin + stage, stage);
+  for (int stage = 0; stage < kStages; stage++) fetch(begin + stage, stage);
 
   grid_dependency_wait();
   const int32_t first_row = int32_t(blockIdx.y) * kTokenTiles * 8;
@@ -128,7 +139,7 @@ __global__ void __launch_bounds__(kTokensWarps * 32)
   int stage = 0;
   // With no rows left the copies are only waited for.
   for (int32_t unit = begin; unit < end; unit++) {
-    copy_async_wait<kTokensStages - 1>();
+    copy_async_wait<kStages - 1>();
     __syncwarp();
     if (rows <= 0) continue;
     Unit<format> units[kTokensRowTiles];
@@ -137,8 +148,8 @@ __global__ void __launch_bounds__(kTokensWarps * 32)
       units[r] = read_unit<format>(ring + stage * kStageBytes + r * kUnitBytes, lane);
     }
     __syncwarp();
-    fetch(unit + kTokensStages, stage);
-    if (++stage == kTokensStages) stage = 0;
+    fetch(unit + kStages, stage);
+    if (++stage == kStages) stage = 0;
     sums.add(units, inputs, unit, unit + 1 < end ? unit + 1 : unit);
   }
   copy_async_wait<0>();
@@ -167,6 +178,7 @@ __global__ void __launch_bounds__(kTokensWarps * 32)
     const int32_t n = (first_pair * kTokensRowTiles + t) * kFragmentRows + in_tile;
     if (n >= task.epilogue.out) return;
     const OutputConstants constants(task.epilogue, n);
+    const RowCodes<format> codes(task, n);
     const float* from = shared + ((t / kTokensRowTiles) * splits * kTokensRowTiles + t % kTokensRowTiles) *
                                      kTokenTiles * kTileFloats;
     for (int32_t token = int32_t(threadIdx.x) / kFragmentRows; token < kTokens && token < rows;
@@ -175,7 +187,9 @@ __global__ void __launch_bounds__(kTokensWarps * 32)
       float sum = 0;
       for (int s = 0; s < splits; s++) sum += terms[s * kTokensRowTiles * kTokenTiles * kTileFloats];
       const int32_t row = first_row + token;
-      write_output(task.epilogue, constants, row, n, sum * kTokensScale<format>,
+      const float exceptions = codes.exceptions(
+          task, [&](int32_t k) { return bf16_to_float(inputs.element(task.prologue, direct, token, k)); });
+      write_output(task.epilogue, constants, row, n, codes.whole(sum, kTokensScale<format>, exceptions),
                    output_before(task.epilogue, row, n));
     }
   }
@@ -213,7 +227,8 @@ cudaError_t launch_format(const LinearTask& task, const TokensPlan& plan, const 
 
 size_t shared_bytes(const TokensPlan& plan, Format format) {
   // The sums take the place of the ring.
-  const size_t ring = size_t(kTokensWarps) * kTokensStages * kTokensRowTiles * fragment_unit_bytes(format);
+  const size_t ring =
+      size_t(kTokensWarps) * size_t(tokens_stages(format)) * kTokensRowTiles * fragment_unit_bytes(format);
   const size_t sums =
       size_t(kTokensWarps) * kTokensRowTiles * size_t(plan.token_tiles) * kTileFloats * sizeof(float);
   return ring > sums ? ring : sums;
@@ -228,6 +243,8 @@ cudaError_t linear_tokens_cuda(const LinearTask& task, Format format, const Toke
       return launch_format<Format::bf16>(task, plan, target);
     case Format::e4m3:
       return launch_format<Format::e4m3>(task, plan, target);
+    case Format::compact_bf16:
+      return launch_format<Format::compact_bf16>(task, plan, target);
     case Format::f32:
       break;
   }

@@ -289,6 +289,8 @@ cudaError_t launch_set(const MoePlan& plan, uint32_t sets, const CudaTarget& tar
       return launch_format<Format::e4m3, down>(plan, sets, target);
     case Format::nvfp4:
       return launch_format<Format::nvfp4, down>(plan, sets, target);
+    case Format::compact_bf16:
+      break;
   }
   return cudaErrorInvalidValue;
 }

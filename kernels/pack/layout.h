@@ -22,6 +22,8 @@ constexpr size_t panel_block_bytes(Format format) {
       return 16 * 16;
     case Format::nvfp4:
       return 16 * 16 / 2 + 16;
+    case Format::compact_bf16:
+      break;
   }
   return 0;
 }
@@ -50,7 +52,10 @@ constexpr size_t column_scales_offset(int32_t out) { return column_bytes(out) * 
 /// Layout::fragments: inputs and bytes of a unit, units of a row tile, and bytes of a tile.
 constexpr int32_t fragment_inputs(Format format) { return format == Format::nvfp4 ? 128 : 32; }
 constexpr size_t fragment_unit_bytes(Format format) {
-  return format == Format::nvfp4 ? 1152 : format == Format::bf16 ? 1024 : 512;
+  return format == Format::nvfp4          ? 1152
+         : format == Format::bf16         ? 1024
+         : format == Format::compact_bf16 ? 768
+                                          : 512;
 }
 constexpr int32_t fragment_units(Format format, int32_t in) {
   return round_up(in, fragment_inputs(format)) / fragment_inputs(format);
@@ -109,6 +114,8 @@ constexpr size_t row_bytes(Format format, int32_t columns) {
       return size_t(columns);
     case Format::nvfp4:
       return size_t(columns) / 2;
+    case Format::compact_bf16:
+      break;
   }
   return 0;
 }
@@ -125,6 +132,8 @@ constexpr size_t panel_element_offset(Format format, int32_t row, int32_t k) {
       return size_t((k / 4) * 32 + row * 2 + k % 2) * 2 + size_t(k % 4 / 2);
     case Format::nvfp4:
       return size_t((k / 8) * 32 + row * 2 + k % 2) * 2 + size_t(k % 8 / 4);
+    case Format::compact_bf16:
+      break;
   }
   return 0;
 }

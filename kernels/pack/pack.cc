@@ -7,6 +7,7 @@
 #include "kernels/numerics/e2m1.h"
 #include "kernels/numerics/e4m3.h"
 #include "kernels/numerics/partition.h"
+#include "kernels/pack/compact.h"
 #include "kernels/pack/layout.h"
 
 namespace nibblet {
@@ -144,6 +145,8 @@ void pack_panel(const PackArgs& args, int32_t first, int32_t last) {
       return pack_panel_rows<Format::e4m3>(args, first, last);
     case Format::nvfp4:
       return pack_panel_rows<Format::nvfp4>(args, first, last);
+    case Format::compact_bf16:
+      break;
   }
 }
 
@@ -233,6 +236,8 @@ float decode(Format format, const uint8_t* element, int nibble_shift) {
       return e4m3_to_float(*element);
     case Format::nvfp4:
       return e2m1_to_float(uint8_t(*element >> nibble_shift) & 15);
+    case Format::compact_bf16:
+      break;
   }
   return 0.0f;
 }
@@ -240,6 +245,7 @@ float decode(Format format, const uint8_t* element, int nibble_shift) {
 }  // namespace
 
 size_t packed_matrix_bytes(Format format, Layout layout, int32_t out, int32_t in) {
+  if (format == Format::compact_bf16) return compact_matrix_bytes(out, in, 0);
   size_t bytes = 0;
   switch (layout) {
     case Layout::rows:
@@ -289,6 +295,8 @@ void pack(const PackArgs& args, int, int worker, int workers) {
 
 float unpack_element(const WeightView& weight, int32_t matrix, int32_t row, int32_t column) {
   const uint8_t* data = weight.data + size_t(matrix) * weight.matrix_bytes;
+  if (weight.format == Format::compact_bf16)
+    return bf16_to_float(compact_element(data, weight.out, weight.in, row, column));
   const uint8_t* element;
   const uint8_t* scale;
   int nibble_shift;

@@ -6,10 +6,11 @@
 
 namespace nibblet {
 
-/// Bytes of one packed matrix of [out, in], a multiple of 64.
+/// Bytes of one packed matrix of [out, in], a multiple of 64; for compact_bf16 without a list of exceptions.
 size_t packed_matrix_bytes(Format format, Layout layout, int32_t out, int32_t in);
 
-/// Packs `rows` rows of a checkpoint tensor into a weight, at row `first_row` of matrix `matrix`.
+/// Packs `rows` rows of a checkpoint tensor into a weight, at row `first_row` of matrix `matrix`. Not to compact_bf16, which
+/// compact_cuda (cuda.h) makes of a whole matrix.
 /// Phases: 1. Sources are row-major as in the checkpoint and may be unaligned (mapped files).
 struct PackArgs {
   Format format;

@@ -27,6 +27,8 @@ bool dtype_fits(Format format, DType type) {
       return type == DType::e4m3;
     case Format::nvfp4:
       return type == DType::u8;
+    case Format::compact_bf16:
+      break;
   }
   return false;
 }

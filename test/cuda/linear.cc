@@ -26,7 +26,7 @@ LinearCase case_of(const LinearShape& shape, int32_t tokens) {
 }  // namespace
 
 TEST(cuda_linear_awkward_shapes) {
-  for (const Format format : kFormats) {
+  for (const Format format : kLinearFormats) {
     for (const int32_t tokens : {1, 2, 7, 20, 64, 130}) {
       for (const int32_t out : {1, 15, 16, 17, 40}) check_case({format, out, 48, tokens, tokens});
       for (const int32_t in : {16, 128, 272}) check_case({format, 33, in, tokens, tokens});
@@ -37,7 +37,7 @@ TEST(cuda_linear_awkward_shapes) {
 }
 
 TEST(cuda_linear_model_inputs) {
-  for (const Format format : kFormats) {
+  for (const Format format : kLinearFormats) {
     for (const int32_t tokens : {1, 9}) {
       LinearCase c = {format, 37, 2688, tokens, tokens};
       c.norm = true;
@@ -52,7 +52,7 @@ TEST(cuda_linear_model_inputs) {
 
 TEST(cuda_linear_many_tiles) {
   // Blocks with several tiles, warps with the end of one and the start of the next.
-  for (const Format format : {Format::nvfp4, Format::bf16, Format::e4m3}) {
+  for (const Format format : {Format::nvfp4, Format::bf16, Format::e4m3, Format::compact_bf16}) {
     for (const int32_t tokens : {1, 3, 40}) {
       for (const int32_t in : {16, 352, 1024}) check_case({format, 700, in, tokens, tokens}, 3);
     }
@@ -61,7 +61,7 @@ TEST(cuda_linear_many_tiles) {
 
 TEST(cuda_linear_every_plan) {
   // Ways to cut the work that other machines and shapes get; all of them right.
-  for (const Format format : {Format::nvfp4, Format::bf16, Format::e4m3}) {
+  for (const Format format : {Format::nvfp4, Format::bf16, Format::e4m3, Format::compact_bf16}) {
     LinearCase c = {format, 140, 1300 / 16 * 16, 1, 1};
     c.norm = true;
     const DeviceLinearWeight weight(c.format, c.out, c.in, c.distinct);
@@ -69,7 +69,8 @@ TEST(cuda_linear_every_plan) {
     for (const int blocks : {1, 2, 5, 9}) {
       for (const int warps : {1, 3, 4, 8}) {
         if (warps > c.out / 16 / blocks * c.in / 128) continue;
-        for (const int stages : {3, 4, 6}) {
+        for (const int stages : {3, 4, 6, 8}) {
+          if (stages == 8 && format != Format::compact_bf16) continue;
           LinearPlan plan = one.plan();
           plan.one = {blocks, warps, stages};
           one.check(one.run(plan), 7);
@@ -113,7 +114,7 @@ TEST(cuda_linear_norm_of_long_rows) {
 }
 
 TEST(cuda_linear_epilogues) {
-  for (const Format format : kFormats) {
+  for (const Format format : kLinearFormats) {
     for (const int32_t tokens : {1, 5}) {
       for (int flags = 0; flags < 16; flags++) {
         LinearCase c = {format, 35, 64, tokens, tokens};
@@ -129,7 +130,7 @@ TEST(cuda_linear_epilogues) {
 }
 
 TEST(cuda_linear_counts_of_the_step) {
-  for (const Format format : kFormats) {
+  for (const Format format : kLinearFormats) {
     for (const bool selected : {false, true}) {
       for (const auto& [capacity, tokens] :
            {std::pair(1, 0), std::pair(1, 1), std::pair(8, 0), std::pair(8, 3), std::pair(64, 17),
@@ -183,7 +184,7 @@ TEST(cuda_linear_every_scale) {
 }
 
 TEST(cuda_linear_keeps_nan) {
-  for (const Format format : kFormats) {
+  for (const Format format : kLinearFormats) {
     for (const int32_t count : {1, 2}) {
       const DeviceLinearWeight weight(format, 16, 32, 16);
       std::vector<float> x_host(size_t(32 * count), 1.0f);

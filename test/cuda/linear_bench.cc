@@ -8,11 +8,11 @@ class Bench {
  public:
   explicit Bench(const LinearShape& shape)
       : shape_(shape),
-        weight_(shape.format, shape.out, shape.in, 512),
-        copies_(std::max(4, int(250e6 / double(weight_.matrix.size())))) {
+        weight_(shape.format, shape.out, shape.in, rows_of(shape)),
+        copies_(std::max(4, int(250e6 / double(weight_.matrix->size())))) {
     for (int i = 1; i < copies_; i++) {
-      matrices_.push_back(std::make_unique<DeviceArray<uint8_t>>(weight_.matrix.size()));
-      check_cuda(cudaMemcpyAsync(matrices_.back()->data(), weight_.matrix.data(), weight_.matrix.size(),
+      matrices_.push_back(std::make_unique<DeviceArray<uint8_t>>(weight_.matrix->size()));
+      check_cuda(cudaMemcpyAsync(matrices_.back()->data(), weight_.matrix->data(), weight_.matrix->size(),
                                  cudaMemcpyDeviceToDevice, cuda_target().stream),
                  "copy");
     }
@@ -44,7 +44,7 @@ class Bench {
     const DeviceStep step(batch.step());
     const DeviceArray<uint8_t> workspace(linear_cuda_scratch(args, cuda_target()).workspace);
     return graph_microseconds(copies_, tokens > 64 ? 5 : 15, [&](int i) {
-      args.weight.data = i == 0 ? weight_.matrix.data() : matrices_[size_t(i) - 1]->data();
+      args.weight.data = i == 0 ? weight_.matrix->data() : matrices_[size_t(i) - 1]->data();
       check_cuda(linear_cuda(args, step.data(), workspace.data(), plan, cuda_target()), "linear_cuda");
     });
   }
@@ -52,7 +52,7 @@ class Bench {
   void report(int32_t tokens) const {
     const double time = microseconds(tokens, plan(tokens));
     const double rate =
-        double(weight_.matrix.size() + x_bytes(tokens) + y_bytes(tokens) * (shape_.add ? 2 : 1)) / time;
+        double(weight_.matrix->size() + x_bytes(tokens) + y_bytes(tokens) * (shape_.add ? 2 : 1)) / time;
     std::printf("    %-14s [%d, %d] %3d tokens: %7.2f us, %5.0f GB/s, %5.1f %%, %5.1f TFLOP/s\n", shape_.name,
                 shape_.out, shape_.in, tokens, time, rate / 1000, rate / 30800,
                 2e-6 * tokens * shape_.out * shape_.in / time);
@@ -66,7 +66,8 @@ class Bench {
     for (const int blocks : {processors, 2 * processors, 3 * processors, tiles}) {
       if (blocks > tiles || (blocks == tiles && tiles > 6 * processors)) continue;
       for (const int warps : {4, 8}) {
-        for (const int stages : {3, 4, 6}) {
+        for (const int stages : {3, 4, 6, 8}) {
+          if (stages == 8 && shape_.format != Format::compact_bf16) continue;
           LinearPlan plan = this->plan(1);
           plan.one = {blocks, warps, stages};
           if (shared_bytes(plan.one, shape_.format, shape_.out, shape_.in) > cuda_target().shared_bytes)
@@ -98,6 +99,13 @@ class Bench {
   }
 
  private:
+  /// bf16 normally distributed, so that a compact weight has the exceptions that a trained one has.
+  static RandomWeight rows_of(const LinearShape& shape) {
+    RandomWeight rows(source_format(shape.format), std::min(shape.out, 512), shape.in, 21);
+    if (rows.format == Format::bf16) make_normal(rows, 22);
+    return rows;
+  }
+
   size_t x_bytes(int32_t tokens) const {
     return size_t(tokens) * size_t(shape_.in) * dtype_bytes(shape_.x_type);
   }
@@ -119,6 +127,20 @@ TEST(cuda_bench_linear) {
     const Bench bench(shape);
     for (const int32_t tokens : {1, 2, 8, 16, 32, 64, 512}) {
       if (tokens < 512 || shape.out < 100000) bench.report(tokens);
+    }
+  }
+}
+
+/// The same matrices in 16 and in 12 bits an element.
+TEST(cuda_bench_linear_compact) {
+  if (!benchmarks_asked_for()) return;
+  for (const char* name : {"head", "in_proj", "out_proj"}) {
+    for (const LinearShape& shape : kNanoLinears) {
+      const bool bf16 = shape.format == Format::bf16 || shape.format == Format::compact_bf16;
+      if (!bf16 || std::strncmp(shape.name, name, std::strlen(name)) != 0) continue;
+      const Bench bench(shape);
+      for (const int32_t tokens : {1, 8, 64}) bench.report(tokens);
+      if (shape.format == Format::compact_bf16) bench.report_plans();
     }
   }
 }

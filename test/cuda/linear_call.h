@@ -6,6 +6,7 @@
 #include "kernels/linear/cuda.h"
 #include "kernels/linear/cuda_plan.h"
 #include "kernels/pack/cuda.h"
+#include "test/cuda/compact.h"
 #include "test/cuda/device.h"
 #include "test/kernels/bounded.h"
 #include "test/kernels/harness.h"
@@ -14,6 +15,11 @@
 
 /// Linears on the device, for the tests of what they give and of how long they take.
 namespace nibblet::test {
+
+/// Those that linear has kernels for on a GPU. Unless made otherwise, one element in 16 of a compact weight is an exception.
+constexpr Format kLinearFormats[] = {Format::f32, Format::bf16, Format::e4m3, Format::nvfp4,
+                                     Format::compact_bf16};
+inline Format source_format(Format format) { return format == Format::compact_bf16 ? Format::bf16 : format; }
 
 struct LinearCase {
   Format format;
@@ -35,34 +41,38 @@ struct DeviceLinearWeight {
   RandomWeight source;
   std::vector<float> row_scales;
   DeviceArray<float> scales;
-  DeviceArray<uint8_t> matrix;
+  std::unique_ptr<DeviceArray<uint8_t>> matrix;
   WeightView view;
 
   DeviceLinearWeight(Format format, int32_t out, int32_t in, int32_t distinct)
-      : source(format, std::min(out, distinct), in, 21),
-        row_scales(size_t(out)),
-        scales(size_t(out)),
-        matrix(packed_matrix_bytes(format, linear_layout(format), out, in), 0),
-        view{format, linear_layout(format), 1, out, in, matrix.data(), matrix.size(), scales.data(), 0} {
+      : DeviceLinearWeight(format, out, in,
+                           RandomWeight(source_format(format), std::min(out, distinct), in, 21)) {}
+  /// @param rows  the weight's first rows, which the others repeat
+  DeviceLinearWeight(Format format, int32_t out, int32_t in, RandomWeight rows)
+      : source(std::move(rows)), row_scales(size_t(out)), scales(size_t(out)) {
+    const Layout layout = linear_layout(format);
+    matrix = std::make_unique<DeviceArray<uint8_t>>(packed_matrix_bytes(source.format, layout, out, in), 0);
     for (size_t n = 0; n < row_scales.size(); n++) {
       row_scales[n] = std::ldexp(1.0f + float(n * 37 % 1000) / 999, -7);
     }
     scales.write(row_scales.data());
     const DeviceArray<uint8_t> elements(source.elements), block_scales(source.block_scales);
     for (int32_t first = 0; first < out; first += source.out) {
-      const PackArgs args = {format,
-                             view.layout,
+      const PackArgs args = {source.format,
+                             layout,
                              out,
                              in,
                              first,
                              std::min(source.out, out - first),
                              elements.data(),
                              block_scales.data(),
-                             matrix.data(),
+                             matrix->data(),
                              nullptr};
       check_cuda(pack_cuda(args, cuda_target()), "pack_cuda");
     }
     cuda_sync();
+    if (format == Format::compact_bf16) matrix = std::move(DeviceCompact(matrix->data(), out, in).matrix);
+    view = {format, layout, 1, out, in, matrix->data(), matrix->size(), scales.data(), 0};
   }
 };
 
@@ -228,6 +238,10 @@ inline constexpr LinearShape kNanoLinears[] = {
     {"out_proj bf16", Format::bf16, 2688, 4096, false, true, DType::bf16, DType::f32},
     {"qkv bf16", Format::bf16, 4608, 2688, true, false, DType::f32, DType::bf16},
     {"head bf16", Format::bf16, 131072, 2688, true, false, DType::f32, DType::f32},
+    {"in_proj compact", Format::compact_bf16, 10304, 2688, true, false, DType::f32, DType::bf16},
+    {"out_proj compact", Format::compact_bf16, 2688, 4096, false, true, DType::bf16, DType::f32},
+    {"qkv compact", Format::compact_bf16, 4608, 2688, true, false, DType::f32, DType::bf16},
+    {"head compact", Format::compact_bf16, 131072, 2688, true, false, DType::f32, DType::f32},
     {"in_proj e4m3", Format::e4m3, 10304, 2688, true, false, DType::f32, DType::bf16},
 };
 

@@ -17,7 +17,7 @@ namespace nibblet::test {
 constexpr Format kFormats[] = {Format::f32, Format::bf16, Format::e4m3, Format::nvfp4};
 
 inline const char* name_of(Format format) {
-  constexpr const char* kNames[] = {"f32", "bf16", "e4m3", "nvfp4"};
+  constexpr const char* kNames[] = {"f32", "bf16", "e4m3", "nvfp4", "compact bf16"};
   return kNames[int(format)];
 }
 
@@ -90,6 +90,8 @@ struct RandomWeight {
         // Every finite scale occurs, zero and subnormals included.
         for (uint8_t& byte : block_scales) byte = uint8_t(random() % 0x7f);
         break;
+      case Format::compact_bf16:  // is made of bf16
+        break;
     }
     for (int32_t n = 0; n < out; n++)
       row_scales.push_back(std::ldexp(1.0f + float(random() % 1000) / 999, -7));
@@ -113,6 +115,8 @@ struct RandomWeight {
         return e4m3_value(elements[i]);
       case Format::nvfp4:
         return e2m1_value(elements[i / 2] >> (i % 2 * 4) & 15) * e4m3_value(block_scales[i / 16]);
+      case Format::compact_bf16:
+        break;
     }
     return 0;
   }
