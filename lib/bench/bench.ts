@@ -57,6 +57,11 @@ export interface BenchResult {
     jsMillisecondsPerStep: number
     /** Kernels of a decode step on a GPU. */
     graphKernels?: number
+    /**
+     * Microseconds from the last kernel of a step to where the graph of the next begins, by the GPU's clock, in a run of its own:
+     * the copies of results and of the next step, and whatever the GPU waited for the host.
+     */
+    gpuIdleMicroseconds?: { median: number; p95: number }
   }
   prefill: { tokens: number; tokensPerSecond: number }
   load: { seconds: number }
@@ -64,6 +69,8 @@ export interface BenchResult {
   loadAverage: { before: number; after: number }
   /** Weights, caches and temporaries on the device. */
   memoryBytes: number
+  /** BF16 matrices that a GPU keeps in 12 bits an element, and what they would take in 16. */
+  compactWeights?: { matrices: number; bytes: number; plainBytes: number }
   /** Most resident memory of the process from the load on, mapped files included; null where the system does not tell. */
   peakResidentBytes: number | null
   /** Threads of the process while it decoded, Node's own included; null where the system does not tell. */
@@ -116,12 +123,14 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
     const { decode, prefill, prefillTokens, runs, eventLoopDelay, processThreads } = await measure(parts, workload)
     const memory = parts.runner.memory
     const graphKernels = parts.runner.graph(batch).kernels
+    const gpuIdleMicroseconds = device.cuda ? await measureIdle(parts, workload) : undefined
     const counted = await countExperts(parts.runner, { ...workload, generate: Math.min(generate, countedSteps + 1) })
     const expertBytes = counted ? counted.decode.weightBytes / counted.decodeSteps : 0
     const bytesPerToken = tokenBytes(checkpoint, workload, expertBytes, parts)
     const tokensPerSecond = decode.decodeTokens / decode.decodeSeconds
     const cache = bytesPerToken <= cacheLimit && (await measureRoofline(device, { threads, bytes: bytesPerToken }))
     const memoryBytes = parts.weights.bytes + memory.cache + memory.workspace
+    const { matrices, bytes, plainBytes } = parts.weights.compact
     const peakResidentBytes = await peakResident()
     await release(parts)
     const after = await measureRoofline(device, { threads, bytes: before.bytes })
@@ -145,11 +154,13 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
         jsShare: jsMilliseconds / 1e3 / decode.decodeSeconds,
         jsMillisecondsPerStep: jsMilliseconds / decode.decodeStats.steps,
         ...(device.cuda && { graphKernels }),
+        ...(gpuIdleMicroseconds && { gpuIdleMicroseconds }),
       },
       prefill: { tokens: prefillTokens, tokensPerSecond: prefillTokens / prefill.prefillSeconds },
       load: { seconds },
       loadAverage: { before: loadBefore, after: loadavg()[0] ?? 0 },
       memoryBytes,
+      ...(matrices > 0 && { compactWeights: { matrices, bytes, plainBytes } }),
       peakResidentBytes,
       processThreads,
       eventLoopDelay,
@@ -215,12 +226,34 @@ async function measure(
   return { decode, prefill, prefillTokens: prompt, runs, eventLoopDelay, processThreads: await processThreads() }
 }
 
+/** Between the last steps of a reply, all of which decode; undefined where nothing tells. */
+async function measureIdle(
+  { runner }: ModelParts,
+  workload: Workload,
+): Promise<{ median: number; p95: number } | undefined> {
+  runner.timeGaps(true)
+  await runWorkload(new BatchEngine(runner, runner.allocator), workload)
+  const gaps = runner
+    .timeGaps(false)
+    .slice(-Math.ceil(workload.generate / 2))
+    .sort()
+  const at = (share: number) => gaps[Math.floor(share * (gaps.length - 1))] as number
+  return gaps.length === 0 ? undefined : { median: at(0.5), p95: at(0.95) }
+}
+
 /** Bytes that a decode step touches, divided by its tokens; attention at the middle of what is decoded. */
-function tokenBytes(checkpoint: Checkpoint, workload: Workload, expertBytes: number, { info }: ModelParts): number {
+function tokenBytes(
+  checkpoint: Checkpoint,
+  workload: Workload,
+  expertBytes: number,
+  { info, weights }: ModelParts,
+): number {
   const { prompt, generate, batch } = workload
   const kvCache = info.kvCache === 'f32' ? 'fp8' : info.kvCache
   const position = prompt + Math.ceil(generate / 2)
-  const shared = denseBytes(checkpoint.tensors.values()) + expertBytes
+  // What is stored compactly is read so, by every step.
+  const saved = weights.compact.plainBytes - weights.compact.bytes
+  const shared = denseBytes(checkpoint.tensors.values()) - saved + expertBytes
   return shared / batch + sequenceBytes(checkpoint.config, { position, kvCache, exact: info.exact })
 }
 

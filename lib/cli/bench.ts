@@ -57,6 +57,7 @@ function describe(result: BenchResult): string {
   const gigabytes = (bytes: number) =>
     bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
   const percent = (share: number) => `${(100 * share).toFixed(1)} %`
+  const idle = decode.gpuIdleMicroseconds
   const speed = (perSecond: number) => `${perSecond < 100 ? perSecond.toFixed(2) : Math.round(perSecond)} tokens/s`
   const short = result.rooflineBytes < 2 ** 32 ? ' (4 GiB where memory allows)' : ''
   const readBytes = `${(result.rooflineBytes / 2 ** 30).toFixed(2)} GiB${short}`
@@ -76,6 +77,7 @@ function describe(result: BenchResult): string {
     row('decode', `${speed(decode.tokensPerSecond)}, best of ${result.runs}`),
     row('  a token', `${gigabytes(decode.bytesPerToken)}, ${percent(decode.rooflineShare)} of the roofline`),
     row('  JavaScript', `${decode.jsMillisecondsPerStep.toFixed(3)} ms a step, ${percent(decode.jsShare)}`),
+    ...(idle ? [row('  GPU idle', `${idle.median.toFixed(1)} µs a step, 5 % above ${idle.p95.toFixed(1)} µs`)] : []),
     ...(experts ? [row('  experts', moe(experts.decode)), row('experts', `${moe(experts.prefill)} of a prompt`)] : []),
     row('memory', `${gigabytes(result.memoryBytes)} on the device`),
     ...(result.peakResidentBytes === null ? [] : [row('  peak', `${gigabytes(result.peakResidentBytes)} resident`)]),

@@ -84,6 +84,7 @@ export interface NativeBinding extends VersionedBinding {
   abandonCapture(stream: Handle<'stream'>): void
   disposeGraph(graph: Handle<'graph'>): void
   graphKernels(graph: Handle<'graph'>): number
+  timeGaps(stream: Handle<'stream'>, on: boolean): Float32Array
   launch(
     stream: Handle<'stream'>,
     graph: Handle<'graph'>,

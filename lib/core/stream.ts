@@ -172,6 +172,14 @@ export class Stream {
     native().measureRead(this.handle, source.pack(), seconds.pack(), times)
   }
 
+  /**
+   * Whether launches from here on are timed. Returns what was found since the last call, oldest first: microseconds that a GPU
+   * had no graph to run between two launches that follow one another. Empty on the CPU.
+   */
+  timeGaps(on: boolean): Float32Array {
+    return native().timeGaps(this.handle, on)
+  }
+
   /** The bytes of a tensor once everything enqueued so far has run. */
   async read(from: Tensor): Promise<Uint8Array> {
     return native().read(this.handle, from.pack())

@@ -158,6 +158,11 @@ export class ModelRunner implements StepRunner {
     return this.#statistics
   }
 
+  /** Whether steps from here on are timed, as `Stream.timeGaps` does it. */
+  timeGaps(on: boolean): Float32Array {
+    return this.#open().timeGaps(on)
+  }
+
   reset(failed?: Graph): void {
     if (failed === undefined || failed.stream === this.#stream) this.#drop()
   }

@@ -1,4 +1,5 @@
 // Streams, graphs and the op table.
+#include <algorithm>
 #include <cstring>
 
 #include "native/addon/handles.h"
@@ -165,6 +166,12 @@ void export_stream(Napi::Env env, Napi::Object exports) {
   });
   export_function(env, exports, "graphKernels", [](const Napi::CallbackInfo& info) -> Napi::Value {
     return Napi::Number::New(info.Env(), unwrap<Graph>(info[0])->kernels.load());
+  });
+  export_function(env, exports, "timeGaps", [](const Napi::CallbackInfo& info) -> Napi::Value {
+    const std::vector<float> gaps = unwrap<Stream>(info[0])->time_gaps(info[1].ToBoolean());
+    Napi::Float32Array array = Napi::Float32Array::New(info.Env(), gaps.size());
+    std::copy(gaps.begin(), gaps.end(), array.Data());
+    return array;
   });
   export_function(env, exports, "createCancelFlag", [](const Napi::CallbackInfo& info) -> Napi::Value {
     return wrap(info.Env(), std::make_shared<std::atomic<bool>>(false));

@@ -51,6 +51,8 @@ class Executor {
   virtual bool full() { return false; }
   /// Returns once all that was started has finished.
   virtual void drain() {}
+  /// See Stream::time_gaps.
+  virtual std::vector<float> time_gaps(bool) { return {}; }
 };
 
 }  // namespace nibblet

@@ -96,6 +96,11 @@ void Stream::read(Tensor tensor, Completion done) {
   push({nullptr, nullptr, nullptr, std::move(tensor), nullptr, std::move(done)});
 }
 
+std::vector<float> Stream::time_gaps(bool on) {
+  throw_if_unusable();
+  return executor_->time_gaps(on);
+}
+
 void Stream::require(const Buffer& buffer, const char* what) const {
   if (buffer.device() == device_) return;
   throw invalid(std::string(what) + " is on device '" + buffer.device()->name() + "', the stream on '" +

@@ -37,6 +37,10 @@ class Stream : public std::enable_shared_from_this<Stream> {
   void sync(Completion done);
   void read(Tensor tensor, Completion done);
 
+  /// Whether launches from here on are timed. Returns what was found since the last call, in microseconds: how long a GPU had
+  /// no graph to run between two launches that follow one another, oldest first; at most the last 65,536. Empty on the CPU.
+  std::vector<float> time_gaps(bool on);
+
   /// Throws INVALID_OPTION unless the buffer is on the stream's device.
   void require(const Buffer& buffer, const char* what) const;
   /// At least `bytes` of scratch for commands, which run one at a time. Commands hold the buffer they were given.

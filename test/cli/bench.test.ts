@@ -18,7 +18,15 @@ const result: BenchResult = {
   runs: 3,
   rooflineGBs: 40,
   rooflineBytes: 2 ** 30,
-  decode: { tokensPerSecond: 10, bytesPerToken: 2e9, rooflineShare: 0.5, jsShare: 0.01, jsMillisecondsPerStep: 1 },
+  decode: {
+    tokensPerSecond: 10,
+    bytesPerToken: 2e9,
+    rooflineShare: 0.5,
+    jsShare: 0.01,
+    jsMillisecondsPerStep: 1,
+    graphKernels: 160,
+    gpuIdleMicroseconds: { median: 8.25, p95: 12 },
+  },
   prefill: { tokens: 32, tokensPerSecond: 64.25 },
   load: { seconds: 1.5 },
   loadAverage: { before: 0.1, after: 2 },
@@ -63,6 +71,7 @@ describe('nibblet bench', () => {
     expect(out).toContain('2.00 GB, 50.0 % of the roofline')
     expect(out).toContain('load average 0.1 before, 2.0 after')
     expect(out).toContain('64.25 tokens/s over 32')
+    expect(out).toMatch(/GPU idle +8\.3 µs a step, 5 % above 12\.0 µs\n/)
     expect(out).toMatch(/peak +4\.00 GB resident\n/)
     expect(out).toMatch(/threads +14 in the process\n/)
     expect(out).toMatch(/event loop +late by 0\.1 ms, 1\.3 ms in the worst 1 %, 7\.0 ms at most\n/)
@@ -100,6 +109,7 @@ describe('bench()', () => {
     )
     expect(decode.jsShare).toBeGreaterThan(0)
     expect(decode.jsShare).toBeLessThan(1)
+    expect(decode).not.toHaveProperty('gpuIdleMicroseconds')
     expect(alone.memoryBytes).toBeGreaterThan(4e6)
     // Node's own, the engine's and the pool's.
     expect(alone.processThreads ?? Number.POSITIVE_INFINITY).toBeGreaterThan(3)

@@ -164,6 +164,13 @@ describe('ops', () => {
   })
 })
 
+test('a CPU has no gaps between launches', () => {
+  const stream = openStream()
+  expect(stream.timeGaps(true)).toEqual(new Float32Array())
+  stream.dispose()
+  expect(() => stream.timeGaps(false)).toThrow(expect.objectContaining({ code: 'DISPOSED' }))
+})
+
 describe('failures', () => {
   test('a failing op rejects what waits, then every call, and another stream goes on', async () => {
     const stream = openStream()

@@ -69,6 +69,34 @@ TEST(cuda_stream_closes_with_work_in_flight) {
   CHECK_EQ(outcomes.wait(100).size(), size_t{100});
 }
 
+TEST(cuda_stream_times_the_gaps_between_graphs) {
+  GpuStream gpu;
+  Outcomes outcomes;
+  int count = 0;
+  gpu.stream->begin_capture();
+  gpu.stream->enqueue(std::make_shared<Probe>(false, count));
+  const auto graph = gpu.stream->end_capture(gpu.tensor, false);
+  size_t done = 0;
+  const auto launch = [&](int times) {
+    for (int i = 0; i < times; ++i) gpu.stream->launch(graph, make_input_of({1}), nullptr, outcomes.completion());
+    outcomes.wait(done += size_t(times));
+  };
+  launch(2);
+  CHECK(gpu.stream->time_gaps(true).empty());
+  launch(5);
+  const std::vector<float> gaps = gpu.stream->time_gaps(true);
+  CHECK_EQ(gaps.size(), size_t{4});
+  for (const float gap : gaps) CHECK(gap >= 0 && gap < 1e6f);
+  // The last of before, and across a job that is no graph: nothing is between those two.
+  launch(1);
+  gpu.stream->read(gpu.tensor, outcomes.completion());
+  done += 1;
+  launch(1);
+  CHECK_EQ(gpu.stream->time_gaps(false).size(), size_t{1});
+  launch(3);
+  CHECK(gpu.stream->time_gaps(false).empty());
+}
+
 TEST(cuda_stream_refuses_memory_of_other_devices) {
   GpuStream gpu;
   Outcomes outcomes;

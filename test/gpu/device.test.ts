@@ -1,4 +1,5 @@
 import { describe, expect } from 'vitest'
+import { bench } from '../../lib/bench/bench.js'
 import { Device } from '../../lib/core/device.js'
 import { loadModel } from '../../lib/index.js'
 import { gpuTest } from './gpu-test.js'
@@ -23,6 +24,16 @@ describe('a GPU as a device', () => {
     expect(gpu.memory().allocated).toBe(before)
     await using model = await loadModel('tiny', { device })
     expect((await model.chat('What is 291 + 647?')).text.trim()).toBe('938')
+  })
+
+  gpuTest('a bench tells how long the GPU waits between steps', async () => {
+    const sizes = { prompt: 8, generate: 40, rooflineBytes: 1 << 20 }
+    const { decode } = await bench('synthetic:nano-micro', { device, ...sizes })
+    expect(decode.graphKernels).toBeGreaterThan(10)
+    const { median = -1, p95 = -1 } = decode.gpuIdleMicroseconds ?? {}
+    expect(median).toBeGreaterThanOrEqual(0)
+    expect(p95).toBeGreaterThanOrEqual(median)
+    expect(p95).toBeLessThan(1e6)
   })
 
   gpuTest('exact mode is refused before anything is loaded', async () => {

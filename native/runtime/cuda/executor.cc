@@ -11,6 +11,7 @@ namespace {
 constexpr size_t kMostStarted = 32;
 /// Page-locked memory above this is given back once it was read.
 constexpr size_t kMostKept = size_t{32} << 20;
+constexpr size_t kMostGaps = 65536;
 
 struct CompiledGraph {
   std::shared_ptr<CudaDevice> device;
@@ -51,6 +52,14 @@ bool CudaExecutor::full() {
 void CudaExecutor::drain() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return started_.empty(); });
+}
+
+std::vector<float> CudaExecutor::time_gaps(bool on) {
+  timing_.store(on);
+  std::lock_guard lock(mutex_);
+  std::vector<float> found(gaps_.begin(), gaps_.end());
+  gaps_.clear();
+  return found;
 }
 
 void CudaExecutor::run(Job job, Completion finish) {
@@ -98,7 +107,10 @@ void CudaExecutor::start(Started& started) {
   if (job.command) job.command->enqueue({eager_target_, step_memory_.step(), &staging_, host, device_});
   if (job.graph) {
     const auto* compiled = static_cast<const CompiledGraph*>(job.graph->compiled.get());
+    const bool timed = timing_.load(std::memory_order_relaxed);
+    if (timed) started.begun = timestamp();
     check_cuda(cudaGraphLaunch(compiled->executable.get(), stream_.get()), "cudaGraphLaunch");
+    if (timed) started.ended = timestamp();
   }
   if (job.cancel->load(std::memory_order_relaxed) && !job.graph) started.outcome.cancelled = true;
   if (report.tensor) {
@@ -159,6 +171,12 @@ CudaEvent CudaExecutor::event() {
   return CudaEvent(cudaEventDisableTiming | cudaEventBlockingSync);
 }
 
+CudaEvent CudaExecutor::timestamp() {
+  CudaEvent event(cudaEventDefault);
+  check_cuda(cudaEventRecord(event.get(), stream_.get()), "cudaEventRecord");
+  return event;
+}
+
 PinnedMemory CudaExecutor::result_memory(size_t bytes) {
   {
     std::lock_guard lock(mutex_);
@@ -175,6 +193,17 @@ PinnedMemory CudaExecutor::result_memory(size_t bytes) {
   return PinnedMemory(std::max(bytes, size_t{4096}));
 }
 
+void CudaExecutor::add_gap(Started& started) {
+  float milliseconds = 0;
+  if (last_ended_ && started.begun &&
+      cudaEventElapsedTime(&milliseconds, last_ended_.get(), started.begun.get()) == cudaSuccess) {
+    std::lock_guard lock(mutex_);
+    if (gaps_.size() == kMostGaps) gaps_.pop_front();
+    gaps_.push_back(1000 * milliseconds);
+  }
+  last_ended_ = std::move(started.ended);
+}
+
 void CudaExecutor::complete() {
   device_->try_activate();
   std::unique_lock lock(mutex_);
@@ -189,6 +218,7 @@ void CudaExecutor::complete() {
       if (error != cudaSuccess && !first.outcome.error)
         first.outcome.error = cuda_error(error, "work on the GPU");
     }
+    if (!first.outcome.error) add_gap(first);
     try {
       if (!first.outcome.error && first.result_bytes > 0)
         first.outcome.bytes.assign(first.result.data(), first.result.data() + first.result_bytes);

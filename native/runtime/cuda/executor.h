@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -27,6 +28,7 @@ class CudaExecutor : public Executor {
   void run(Job job, Completion finish) override;
   bool full() override;
   void drain() override;
+  std::vector<float> time_gaps(bool on) override;
 
  private:
   /// A job whose work is on the stream; kept alive until the GPU is done with it.
@@ -35,6 +37,7 @@ class CudaExecutor : public Executor {
     Completion finish;
     Outcome outcome;
     CudaEvent event;
+    CudaEvent begun, ended;  // around the graph, while gaps are timed
     PinnedMemory result;
     size_t result_bytes = 0;
   };
@@ -42,8 +45,10 @@ class CudaExecutor : public Executor {
   void start(Started& started);
   void compile(const Graph& graph, const Execution& host);
   CudaEvent event();
+  CudaEvent timestamp();
   PinnedMemory result_memory(size_t bytes);
   void complete();
+  void add_gap(Started& started);
 
   const std::shared_ptr<CudaDevice> device_;
   const int threads_;
@@ -55,12 +60,15 @@ class CudaExecutor : public Executor {
   CudaStaging staging_;
   std::shared_ptr<const StepInput> input_;  // what step_memory_ holds
   std::optional<Error> failed_;             // of the last job that was to be started
+  std::atomic<bool> timing_{false};
+  CudaEvent last_ended_;  // of the job before, when that was a timed graph; completer's
 
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Started> started_;
   std::vector<CudaEvent> events_;      // not in use
   std::vector<PinnedMemory> results_;  // not in use
+  std::deque<float> gaps_;
   bool stopping_ = false;
   std::thread completer_;
 };
