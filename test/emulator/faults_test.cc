@@ -23,12 +23,12 @@ struct Census {
   size_t pinned_bytes = emulated::pinned_bytes();
 };
 
-#define CHECK_SAME(before)                              \
-  do {                                                  \
-    const Census now;                                   \
-    CHECK_EQ(now.handles, (before).handles);            \
-    CHECK_EQ(now.device_bytes, (before).device_bytes);  \
-    CHECK_EQ(now.pinned_bytes, (before).pinned_bytes);  \
+#define CHECK_SAME(before)                             \
+  do {                                                 \
+    const Census now;                                  \
+    CHECK_EQ(now.handles, (before).handles);           \
+    CHECK_EQ(now.device_bytes, (before).device_bytes); \
+    CHECK_EQ(now.pinned_bytes, (before).pinned_bytes); \
   } while (false)
 
 std::shared_ptr<Stream> open(const std::shared_ptr<Device>& device) {
