@@ -24,16 +24,16 @@ constexpr int kPieceInputs = 8;
 /// The sum over the block, the same in every thread, in an order that depends on the size of the block alone. All threads
 /// take part. @param scratch  32 floats of shared memory, not used for anything else around
 __device__ __forceinline__ float block_sum(float value, float* scratch) {
-  for (int width = 16; width > 0; width /= 2) value += __shfl_xor_sync(0xffffffffu, value, width);
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
+  const auto warp_sum = [](float sum) {
+#pragma unroll
+    for (int width = 16; width > 0; width /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, width);
+    return sum;
+  };
+  value = warp_sum(value);
+  const unsigned lane = threadIdx.x % 32;
+  if (lane == 0) scratch[threadIdx.x / 32] = value;
   __syncthreads();
-  float sum = 0;
-  for (unsigned warp = 0; warp < blockDim.x / 32; warp++) sum += scratch[warp];
-  return sum;
-}
-
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  return bf16_from_float(low) | uint32_t{bf16_from_float(high)} << 16;
+  return warp_sum(lane < blockDim.x / 32 ? scratch[lane] : 0.0f);
 }
 
 __device__ __forceinline__ void load_vector(const float* from, float (&values)[kPieceInputs]) {
@@ -54,29 +54,33 @@ __device__ __forceinline__ void load_vector(const uint16_t* from, float (&values
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(uint16_t value) { return bf16_to_float(value); }
 
+/// values = from[k .. k + 8), zeros from `in` on, an element at a time.
+template <class T>
+__device__ __forceinline__ void load_scattered(const T* from, int32_t k, int32_t in,
+                                               float (&values)[kPieceInputs]) {
+  // In local memory: rows of odd lengths are rare, and unrolled this would be most of a kernel's code.
+  float piece[kPieceInputs];
+#pragma unroll 1
+  for (int i = 0; i < kPieceInputs; i++) piece[i] = k + i < in ? to_float(from[k + i]) : 0.0f;
+#pragma unroll
+  for (int i = 0; i < kPieceInputs; i++) values[i] = piece[i];
+}
+
 /// `Pieces` pieces of eight, `step` inputs apart: values = from[k .. k + 8), zeros from `in` on. The loads are all under
 /// way before the first is waited for, in one of two ways for the whole row.
 template <int Pieces, class T>
 __device__ __forceinline__ void load_pieces(const T* from, int32_t k, int32_t step, int32_t in,
                                             float (&values)[Pieces][kPieceInputs]) {
-  if ((reinterpret_cast<uintptr_t>(from) % 16 | uint32_t(in) % kPieceInputs) == 0) {
+  const bool aligned = (reinterpret_cast<uintptr_t>(from) % 16 | uint32_t(in) % kPieceInputs) == 0;
 #pragma unroll
-    for (int p = 0; p < Pieces; p++) {
-      if (k + p * step < in) {
-        load_vector(from + k + p * step, values[p]);
-      } else {
+  for (int p = 0; p < Pieces; p++) {
 #pragma unroll
-        for (int i = 0; i < kPieceInputs; i++) values[p][i] = 0;
-      }
-    }
-  } else {
-#pragma unroll
-    for (int p = 0; p < Pieces; p++) {
-#pragma unroll
-      for (int i = 0; i < kPieceInputs; i++) {
-        const int32_t at = k + p * step + i;
-        values[p][i] = at < in ? to_float(from[at]) : 0.0f;
-      }
+    for (int i = 0; i < kPieceInputs; i++) values[p][i] = 0;
+    if (k + p * step >= in) continue;
+    if (aligned) {
+      load_vector(from + k + p * step, values[p]);
+    } else {
+      load_scattered(from, k + p * step, in, values[p]);
     }
   }
 }
@@ -87,9 +91,7 @@ template <int Kept>
 class RowStage {
  public:
   /// Norm weights never change: this may run before the dependency wait.
-  __device__ __forceinline__ void prefetch(const Prologue& prologue) {
-    if (prologue.norm != nullptr) load_pieces<Kept>(prologue.norm, start(), step(), prologue.in, norm_);
-  }
+  __device__ __forceinline__ void prefetch(const Prologue& prologue) { load_norm(prologue, start(), norm_); }
 
   /// Calls store(k, words) for every piece [k, k + 8) below `padded`, a multiple of 8, with its eight x̂ · factor as bf16
   /// pairs; zeros from `in` on. `factor` is a power of two.
@@ -103,6 +105,7 @@ class RowStage {
       float squares = 0;
 #pragma unroll
       for (int i = 0; i < Kept; i++) squares += sum_of_squares(x[i]);
+#pragma unroll 1
       for (int32_t k = start() + Kept * step(); k < prologue.in; k += step()) {
         float piece[1][kPieceInputs];
         load<1>(prologue, token, k, piece);
@@ -114,13 +117,14 @@ class RowStage {
 #pragma unroll
     for (int i = 0; i < Kept; i++) {
       const int32_t k = start() + i * step();
-      if (k < padded) finish(prologue, k, x[i], norm_[i], scale, store);
+      if (k < padded) finish(k, x[i], norm_[i], scale, store);
     }
+#pragma unroll 1
     for (int32_t k = start() + Kept * step(); k < padded; k += step()) {
       float piece[1][kPieceInputs], norm[1][kPieceInputs];
       load<1>(prologue, token, k, piece);
-      if (prologue.norm != nullptr) load_pieces<1>(prologue.norm, k, 0, prologue.in, norm);
-      finish(prologue, k, piece[0], norm[0], scale, store);
+      load_norm(prologue, k, norm);
+      finish(k, piece[0], norm[0], scale, store);
     }
   }
 
@@ -139,6 +143,17 @@ class RowStage {
     }
   }
 
+  template <int Pieces>
+  static __device__ __forceinline__ void load_norm(const Prologue& prologue, int32_t k,
+                                                   float (&norm)[Pieces][kPieceInputs]) {
+    if (prologue.norm != nullptr) return load_pieces<Pieces>(prologue.norm, k, step(), prologue.in, norm);
+#pragma unroll
+    for (int p = 0; p < Pieces; p++) {
+#pragma unroll
+      for (int i = 0; i < kPieceInputs; i++) norm[p][i] = 1;
+    }
+  }
+
   static __device__ __forceinline__ float sum_of_squares(const float (&values)[kPieceInputs]) {
     float sum = 0;
 #pragma unroll
@@ -147,17 +162,14 @@ class RowStage {
   }
 
   template <class Store>
-  static __device__ __forceinline__ void finish(const Prologue& prologue, int32_t k,
-                                                float (&values)[kPieceInputs],
+  static __device__ __forceinline__ void finish(int32_t k, float (&values)[kPieceInputs],
                                                 const float (&norm)[kPieceInputs], float scale,
                                                 const Store& store) {
 #pragma unroll
-    for (int i = 0; i < kPieceInputs; i++) {
-      values[i] *= scale;
-      if (prologue.norm != nullptr) values[i] *= norm[i];
-    }
-    store(k, make_uint4(pack_bf16(values[0], values[1]), pack_bf16(values[2], values[3]),
-                        pack_bf16(values[4], values[5]), pack_bf16(values[6], values[7])));
+    for (int i = 0; i < kPieceInputs; i++) values[i] = values[i] * scale * norm[i];
+    store(k, make_uint4(
+                 bf16_pair_from_floats(values[0], values[1]), bf16_pair_from_floats(values[2], values[3]),
+                 bf16_pair_from_floats(values[4], values[5]), bf16_pair_from_floats(values[6], values[7])));
   }
 
   float norm_[Kept][kPieceInputs];

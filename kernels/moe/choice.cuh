@@ -6,18 +6,18 @@
 /// waits for it (up 13.1 us against 15.6, nano-30b on an H100).
 namespace nibblet {
 
-/// Shared memory of a choice. Arrays of experts are padded to a multiple of 4.
+/// Shared memory of a choice.
 struct MoeBlockChoice {
-  float* scores;    ///< [experts]
-  float* choice;    ///< [experts] score + bias, -infinity for what must not be chosen
+  float* scores;  ///< [experts]
+  float*
+      choice;  ///< [experts, padded to a multiple of 32] score + bias, -infinity for what must not be chosen
   float* groups;    ///< [groups]
   uint32_t* marks;  ///< [experts / 32] bits of the chosen
-  float* weights;   ///< [top_k]
   int32_t* chosen;  ///< [top_k] ascending
 
   static __host__ __device__ size_t bytes(const MoeArgs& args) {
     const size_t experts = size_t(round_up(args.experts, 32));
-    return 4 * (2 * experts + size_t(args.groups) + experts / 32 + 2 * size_t(args.top_k));
+    return 4 * (2 * experts + size_t(args.groups) + experts / 32 + size_t(args.top_k));
   }
 
   __device__ MoeBlockChoice(const MoeArgs& args, void* memory) {
@@ -26,14 +26,14 @@ struct MoeBlockChoice {
     choice = scores + experts;
     groups = choice + experts;
     marks = reinterpret_cast<uint32_t*>(groups + args.groups);
-    weights = reinterpret_cast<float*>(marks + experts / 32);
-    chosen = reinterpret_cast<int32_t*>(weights + args.top_k);
+    chosen = reinterpret_cast<int32_t*>(marks + experts / 32);
   }
 };
 
 /// The sum of the two largest of `count` values, or the only one.
 __device__ inline float moe_group_score(const float* values, int32_t count) {
   float best = values[0], second = kMoeNever;
+#pragma unroll 1
   for (int32_t i = 1; i < count; ++i) {
     second = fmaxf(second, fminf(best, values[i]));
     best = fmaxf(best, values[i]);
@@ -45,6 +45,7 @@ __device__ inline float moe_group_score(const float* values, int32_t count) {
 __device__ inline int32_t moe_rank(const float* values, int32_t count, int32_t index) {
   const float own = values[index];
   int32_t rank = 0;
+#pragma unroll 1
   for (int32_t i = 0; i < count; ++i) rank += values[i] > own || (values[i] == own && i < index);
   return rank;
 }
@@ -63,28 +64,34 @@ __device__ inline void moe_mask_groups_by_block(const MoeArgs& args, const MoeBl
   __syncthreads();
 }
 
-/// Sets choice.weights and choice.chosen, ready to be read. The block is a multiple of a warp.
-/// @param scores  of the token's experts, in global memory
-__device__ inline void moe_choose_by_block(const MoeArgs& args, const float* scores,
-                                           const MoeBlockChoice& choice) {
-  const int32_t thread = int32_t(threadIdx.x), threads = int32_t(blockDim.x);
-  const int32_t padded = round_up(args.experts, 4);
-  for (int32_t e = thread; e < padded; e += threads) {
+/// A choice takes four calls by all threads of a block, a multiple of a warp, and a barrier between each and the next. This
+/// is the first. @param scores  of the token's experts, in global memory
+__device__ inline void moe_read_scores(const MoeArgs& args, const float* scores,
+                                       const MoeBlockChoice& choice) {
+  const int32_t padded = round_up(args.experts, 32);
+#pragma unroll 1
+  for (int32_t e = int32_t(threadIdx.x); e < padded; e += int32_t(blockDim.x)) {
     const float score = e < args.experts ? __ldcg(scores + e) : 0.0f;
     const float sum = e < args.experts ? score + args.bias[e] : kMoeNever;
     choice.scores[e] = score;
     choice.choice[e] = sum == sum ? sum : kMoeNever;
+    if (e % 32 == 0) choice.marks[e / 32] = 0;
   }
-  for (int32_t i = thread; i < round_up(args.experts, 32) / 32; i += threads) choice.marks[i] = 0;
-  __syncthreads();
-  if (args.topk_groups < args.groups) moe_mask_groups_by_block(args, choice);
+}
 
+/// Marks the chosen.
+__device__ inline void moe_mark_chosen(const MoeArgs& args, const MoeBlockChoice& choice) {
+  if (args.topk_groups < args.groups) moe_mask_groups_by_block(args, choice);
+  const int32_t thread = int32_t(threadIdx.x), threads = int32_t(blockDim.x);
+  const int32_t padded = round_up(args.experts, 32);
   // Four threads an expert count those that precede it.
   const int32_t quarter = thread % 4;
+#pragma unroll 1
   for (int32_t start = 0; start < args.experts; start += threads / 4) {
     const int32_t e = start + thread / 4;
     const float own = choice.choice[e < args.experts ? e : 0];
     int32_t rank = 0;
+#pragma unroll 2
     for (int32_t i = quarter * 4; i < padded; i += 16) {
       const float4 other = *reinterpret_cast<const float4*>(choice.choice + i);
       rank += other.x > own || (other.x == own && i < e);
@@ -96,21 +103,33 @@ __device__ inline void moe_choose_by_block(const MoeArgs& args, const float* sco
     rank += __shfl_xor_sync(0xffffffffu, rank, 2);
     if (quarter == 0 && e < args.experts && rank < args.top_k) atomicOr(choice.marks + e / 32, 1u << e % 32);
   }
-  __syncthreads();
-  for (int32_t e = thread; e < args.experts; e += threads) {
-    if ((choice.marks[e / 32] >> e % 32 & 1) == 0) continue;
-    int32_t place = __popc(choice.marks[e / 32] & ((1u << e % 32) - 1));
+}
+
+/// Sets choice.chosen.
+__device__ inline void moe_list_chosen(const MoeArgs& args, const MoeBlockChoice& choice) {
+#pragma unroll 1
+  for (int32_t e = int32_t(threadIdx.x); e < args.experts; e += int32_t(blockDim.x)) {
+    const uint32_t marks = choice.marks[e / 32];
+    if ((marks >> e % 32 & 1) == 0) continue;
+    int32_t place = __popc(marks & ((1u << e % 32) - 1));
+#pragma unroll 1
     for (int32_t i = 0; i < e / 32; ++i) place += __popc(choice.marks[i]);
     choice.chosen[place] = e;
   }
-  __syncthreads();
-  if (thread < args.top_k) {
+}
+
+/// Stores what was chosen and its weights, for the kernels that follow.
+__device__ inline void moe_store_chosen(const MoeArgs& args, const MoeBlockChoice& choice, int32_t* chosen,
+                                        float* weights) {
+#pragma unroll 1
+  for (int32_t i = int32_t(threadIdx.x); i < args.top_k; i += int32_t(blockDim.x)) {
     float sum = 0;
+#pragma unroll 1
     for (int32_t k = 0; k < args.top_k; ++k) sum += choice.scores[choice.chosen[k]];
-    const float score = choice.scores[choice.chosen[thread]];
-    choice.weights[thread] = (args.normalize ? score / (sum + 1e-20f) : score) * args.scale;
+    const float score = choice.scores[choice.chosen[i]];
+    chosen[i] = choice.chosen[i];
+    weights[i] = (args.normalize ? score / (sum + 1e-20f) : score) * args.scale;
   }
-  __syncthreads();
 }
 
 }  // namespace nibblet

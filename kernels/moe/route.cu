@@ -12,6 +12,7 @@ constexpr int kScoredTokens = 16;
 constexpr int kAhead = 3;
 
 __device__ float warp_sum(float value) {
+#pragma unroll
   for (int lane = 16; lane > 0; lane /= 2) value += __shfl_xor_sync(0xffffffffu, value, lane);
   return value;
 }
@@ -43,6 +44,7 @@ __global__ void __launch_bounds__(kThreads) moe_score_one(const MoePlan plan) {
   const int32_t thread = int32_t(threadIdx.x), hidden = args.hidden;
   const float* row = args.router + size_t(blockIdx.x) * size_t(hidden);
   float dot = 0, squares = 0;
+  bool live;
   if (plan.vectors) {
     float4 weights[kAhead];
 #pragma unroll
@@ -51,6 +53,7 @@ __global__ void __launch_bounds__(kThreads) moe_score_one(const MoePlan plan) {
       weights[i] = k < hidden ? weight4(args, row, k) : make_float4(0, 0, 0, 0);
     }
     grid_dependency_wait();
+    live = plan.step->tokens > 0;
     float4 x[kAhead];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -62,6 +65,7 @@ __global__ void __launch_bounds__(kThreads) moe_score_one(const MoePlan plan) {
       dot = dot4(x[i], weights[i], dot);
       squares = dot4(x[i], x[i], squares);
     }
+#pragma unroll 1
     for (int32_t k = (thread + kAhead * kThreads) * 4; k < hidden; k += kThreads * 4) {
       const float4 more = load4(args.x + k);
       dot = dot4(more, weight4(args, row, k), dot);
@@ -69,6 +73,8 @@ __global__ void __launch_bounds__(kThreads) moe_score_one(const MoePlan plan) {
     }
   } else {
     grid_dependency_wait();
+    live = plan.step->tokens > 0;
+#pragma unroll 1
     for (int32_t k = thread; k < hidden; k += kThreads) {
       const float x = __ldcg(args.x + k);
       dot = fmaf(x, args.norm[k] * row[k], dot);
@@ -82,13 +88,10 @@ __global__ void __launch_bounds__(kThreads) moe_score_one(const MoePlan plan) {
     sums[1][thread / 32] = squares;
   }
   __syncthreads();
-  if (thread == 0 && plan.step->tokens > 0) {
-    for (int w = 1; w < kWarps; ++w) {
-      dot += sums[0][w];
-      squares += sums[1][w];
-    }
-    plan.scores[blockIdx.x] = sigmoid(dot * inverse_root(args, squares));
-  }
+  if (thread >= 32 || !live) return;
+  dot = warp_sum(thread < kWarps ? sums[0][thread] : 0.0f);
+  squares = warp_sum(thread < kWarps ? sums[1][thread] : 0.0f);
+  if (thread == 0) plan.scores[blockIdx.x] = sigmoid(dot * inverse_root(args, squares));
 }
 
 /// Four values from k on, of which those past the end are zero.
@@ -195,9 +198,7 @@ __global__ void __launch_bounds__(kThreads) moe_choose_many(const MoePlan plan) 
   uint16_t* to = plan.normed + token * size_t(plan.normed_stride);
   const auto write = [&](int32_t k, float4 value) {
     const float4 norm = read4(plan, args.norm, k);
-    const auto pair = [&](float a, float b) {
-      return uint32_t(bf16_from_float(a)) | uint32_t(bf16_from_float(b)) << 16;
-    };
+    const auto pair = [&](float a, float b) { return bf16_pair_from_floats(a, b); };
     *reinterpret_cast<uint2*>(to + k) = {pair(value.x * inverse * norm.x, value.y * inverse * norm.y),
                                          pair(value.z * inverse * norm.z, value.w * inverse * norm.w)};
   };

@@ -112,14 +112,18 @@ struct Row {
   }
 };
 
+/// x̂ · kInputScale, a power of two, of four inputs.
 __device__ void write_input(uint16_t* to, int32_t k, float4 x, float4 norm, float inverse) {
-  const auto staged = [&](float value, float weight) {
-    const float rounded = round_to_bf16(value * inverse * weight) * kInputScale<nvfp4>;
-    return uint32_t(bf16_from_float(rounded));
-  };
-  const uint2 pairs = {staged(x.x, norm.x) | staged(x.y, norm.y) << 16,
-                       staged(x.z, norm.z) | staged(x.w, norm.w) << 16};
+  const float factor = inverse * kInputScale<nvfp4>;
+  const uint2 pairs = {bf16_pair_from_floats(x.x * factor * norm.x, x.y * factor * norm.y),
+                       bf16_pair_from_floats(x.z * factor * norm.z, x.w * factor * norm.w)};
   *reinterpret_cast<uint2*>(to + k) = pairs;
+}
+
+__device__ float warp_sum(float value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(kWholeWarp, value, distance);
+  return value;
 }
 
 __device__ float4 load4(const float* from) { return __ldcg(reinterpret_cast<const float4*>(from)); }
@@ -170,6 +174,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
   };
   Walk ahead(warp, units);
   int32_t filled = 0;
+#pragma unroll 1
   for (; filled < depth && ahead.tile < pass.tiles && pass.is_shared(ahead.tile); ++filled) {
     copy(ahead, filled);
     copy_async_commit();
@@ -191,41 +196,43 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
     values[i] = k < args.hidden ? load4(args.x + k) : make_float4(0, 0, 0, 0);
   }
   const bool live = plan.step->tokens > 0;
-  moe_choose_by_block(args, plan.scores, choice);
-  start = reinterpret_cast<uint64_t>(pass.weights(lane, choice.chosen));
-  for (; filled < depth; ++filled) {
-    if (ahead.tile < pass.tiles) copy(ahead, filled);
-    copy_async_commit();
-    ahead.next(units);
-  }
-  if (blockIdx.x == 0 && live && thread < args.top_k) {
-    plan.chosen[thread] = choice.chosen[thread];
-    plan.weights[thread] = choice.weights[thread];
-  }
-
+  moe_read_scores(args, plan.scores, choice);
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) square = add_squares(values[i], square);
+#pragma unroll 1
   for (int32_t k = (thread + kAhead * kThreads) * 4; k < args.hidden; k += kThreads * 4) {
     square = add_squares(load4(args.x + k), square);
   }
-  for (int distance = 16; distance > 0; distance /= 2) {
-    square += __shfl_xor_sync(kWholeWarp, square, distance);
-  }
+  square = warp_sum(square);
   if (lane == 0) squares[warp] = square;
   __syncthreads();
-  float total = 0;
-  for (int w = 0; w < kWarps; ++w) total += squares[w];
+
+  // x̂ before the routed weights are sent for: whoever asks for more than the machine takes at once stands still.
+  const float total = warp_sum(lane < kWarps ? squares[lane] : 0.0f);
   const float inverse = 1.0f / sqrtf(total / float(args.hidden) + args.epsilon);
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
     const int32_t k = (thread + i * kThreads) * 4;
     if (k < args.hidden) write_input(x, k, values[i], norm[i], inverse);
   }
+#pragma unroll 1
   for (int32_t k = (thread + kAhead * kThreads) * 4; k < args.hidden; k += kThreads * 4) {
     write_input(x, k, load4(args.x + k), *reinterpret_cast<const float4*>(args.norm + k), inverse);
   }
+#pragma unroll 1
   for (int32_t k = args.hidden + thread; k < units * fragment_inputs(nvfp4); k += kThreads) x[k] = 0;
+  moe_mark_chosen(args, choice);
   __syncthreads();
+  moe_list_chosen(args, choice);
+  __syncthreads();
+  start = reinterpret_cast<uint64_t>(pass.weights(lane, choice.chosen));
+#pragma unroll 1
+  for (; filled < depth; ++filled) {
+    if (ahead.tile < pass.tiles) copy(ahead, filled);
+    copy_async_commit();
+    ahead.next(units);
+  }
+  if (blockIdx.x == 0 && live) moe_store_chosen(args, choice, plan.chosen, plan.weights);
 
   while (true) {
     const Row row(pass, thread, choice.chosen);
@@ -254,7 +261,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
     if (live && thread < pass.tiles * kFragmentRows) {
       const float* from = sums + thread / kFragmentRows * units * kFragmentRows + thread % kFragmentRows;
       float sum = 0;
-#pragma unroll 4
+#pragma unroll 7
       for (int32_t unit = 0; unit < units; ++unit) sum += from[unit * kFragmentRows];
       row.write(sum);
     }
@@ -266,6 +273,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
     pass.tiles = min(pass.of_block() - pass.first, kPassTiles);
     start = reinterpret_cast<uint64_t>(pass.weights(lane, choice.chosen));
     ahead = Walk(warp, units);
+#pragma unroll 1
     for (int i = 0; i < depth; ++i) {
       if (ahead.tile < pass.tiles) copy(ahead, i);
       copy_async_commit();
