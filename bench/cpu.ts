@@ -24,6 +24,11 @@ const { values } = parseArgs({
   },
 })
 
+if ((values.peer === undefined) !== (values['peer-model'] === undefined)) {
+  throw new Error('--peer and --peer-model go together: a program, and the file that it runs')
+}
+const peerOptions = values.peer !== undefined && { program: values.peer, model: values['peer-model'] ?? '' }
+
 /** What the largest model needs: its 19.4 GB, caches and temporaries, and something for everyone else. */
 const needed = 22e9
 const threads = Number(values.threads)
@@ -60,9 +65,8 @@ for (const name of values.model) {
 }
 
 const peer =
-  values.peer === undefined || values['peer-model'] === undefined
-    ? undefined
-    : await runPeer(values.peer, { model: values['peer-model'], prompt, generate, threads })
+  peerOptions && (await runPeer(peerOptions.program, { model: peerOptions.model, prompt, generate, threads }))
+if (peer) note(`${peer.program}: decode ${peer.decode.tokensPerSecond.toFixed(2)} tokens/s`)
 const report: CpuReport = {
   cpu: cpus()[0]?.model ?? 'unknown',
   variant: Device.cpuVariant(),

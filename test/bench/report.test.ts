@@ -54,6 +54,8 @@ const report: CpuReport = {
   peer: {
     program: 'llama.cpp abc',
     model: 'a shape',
+    modelBytes: 19.3e9,
+    runs: 3,
     prefill: { tokens: 512, tokensPerSecond: 20 },
     decode: { tokens: 64, tokensPerSecond: 9 },
   },
@@ -80,19 +82,34 @@ it('a peer is run through its command line', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'nibblet-peer-'))
   try {
     const program = join(folder, 'llama-bench')
-    const rows = `[{"n_prompt":+process.argv[5],"n_gen":0,"avg_ts":26.6,"build_commit":"abc","model_type":process.argv[3]},
-      {"n_prompt":0,"n_gen":+process.argv[7],"avg_ts":13.95}]`
-    await writeFile(program, `#!${process.execPath}\nprocess.stdout.write(JSON.stringify(${rows}))\n`)
+    // The arguments that llama-bench knows, and the shape of what it prints.
+    const source = `#!${process.execPath}
+      const given = Object.fromEntries(process.argv.slice(2).map((arg, i, all) => i % 2 ? [] : [arg, all[i + 1]]))
+      if (given['-o'] !== 'json' || given['-t'] !== '2') process.exit(1)
+      const row = (n_prompt, n_gen, samples_ts) => ({ build_commit: 'abc', build_number: 1, model_filename: given['-m'],
+        model_type: 'nemotron 31B NVFP4', model_size: 19333, n_threads: 2, n_prompt, n_gen, n_depth: 0, samples_ts,
+        avg_ts: samples_ts.reduce((sum, each) => sum + each, 0) / samples_ts.length })
+      const samples = (best) => Array.from({ length: +given['-r'] }, (_, i) => i === 1 ? best : best / 2)
+      console.log(JSON.stringify([row(+given['-p'], 0, samples(26.6)), row(0, +given['-n'], samples(13.95))], null, 2))\n`
+    await writeFile(program, source)
     await chmod(program, 0o755)
     const options = { model: 'm.gguf', prompt: 512, generate: 64, threads: 2 }
     expect(await runPeer(program, options)).toEqual({
       program: 'llama.cpp abc',
-      model: 'm.gguf',
+      model: 'nemotron 31B NVFP4',
+      modelBytes: 19333,
+      runs: 3,
       prefill: { tokens: 512, tokensPerSecond: 26.6 },
       decode: { tokens: 64, tokensPerSecond: 13.95 },
     })
     await writeFile(program, `#!${process.execPath}\nprocess.exitCode = 3\n`)
     await expect(runPeer(program, options)).rejects.toThrow('code 3')
+    await writeFile(program, `#!${process.execPath}\nprocess.kill(process.pid, 'SIGKILL')\n`)
+    await expect(runPeer(program, options)).rejects.toThrow('SIGKILL')
+    await writeFile(program, `#!${process.execPath}\nconsole.log('loading')\n`)
+    await expect(runPeer(program, options)).rejects.toThrow('no JSON but "loading')
+    await writeFile(program, `#!${process.execPath}\nconsole.log('[]')\n`)
+    await expect(runPeer(program, options)).rejects.toThrow('told nothing of 512 tokens')
     await expect(runPeer(join(folder, 'missing'), options)).rejects.toThrow('ENOENT')
   } finally {
     await rm(folder, { recursive: true, force: true })
