@@ -11,8 +11,16 @@ namespace nibblet {
 namespace {
 
 constexpr int kSpins = 2000;
-// The bit of Pool::entry_ above the count of workers inside.
-constexpr uint32_t kOpen = 1u << 31;
+
+// Pool::Phase::state, from the highest bit: number 21, workers that may join 11, workers inside 11, slices left 21.
+constexpr int kInsideShift = 21, kHelpersShift = 32, kNumberShift = 43;
+constexpr uint64_t kLeft = (uint64_t{1} << kInsideShift) - 1;
+constexpr uint64_t kOneInside = uint64_t{1} << kInsideShift;
+constexpr uint64_t kInside = ((uint64_t{1} << kHelpersShift) - 1) & ~kLeft;
+constexpr int kMostHelpers = (1 << (kNumberShift - kHelpersShift)) - 1;
+
+uint64_t number_of(uint64_t state) { return state >> kNumberShift; }
+int helpers_of(uint64_t state) { return int(state >> kHelpersShift) & kMostHelpers; }
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -22,15 +30,24 @@ void relax() {
 #endif
 }
 
-template <class Value>
-Value wait_while(const std::atomic<Value>& value, Value old) {
+/// Waits for ready() to hold: for a while by looking, then asleep until somebody who made it hold calls wake().
+template <class Sleep, class Ready>
+void wait_for(Sleep& sleep, Ready ready) {
   for (int spin = 0; spin < kSpins; ++spin) {
-    Value now = value.load(std::memory_order_acquire);
-    if (now != old) return now;
+    if (ready()) return;
     relax();
   }
-  value.wait(old, std::memory_order_acquire);
-  return value.load(std::memory_order_acquire);
+  // Either this sees what the other did, or the other sees a sleeper: both first write, then read.
+  sleep.sleepers.fetch_add(1);
+  for (uint32_t heard = sleep.bell.load(); !ready(); heard = sleep.bell.load()) sleep.bell.wait(heard);
+  sleep.sleepers.fetch_sub(1);
+}
+
+template <class Sleep>
+void wake(Sleep& sleep) {
+  if (sleep.sleepers.load() == 0) return;
+  sleep.bell.fetch_add(1);
+  sleep.bell.notify_all();
 }
 
 }  // namespace
@@ -54,8 +71,7 @@ void Pool::release() {
 void Pool::stop() {
   std::lock_guard lock(running_);
   stopping_.store(true);
-  generation_.fetch_add(1);
-  generation_.notify_all();
+  wake(workers_asleep_);
   for (std::thread& worker : workers_) worker.join();
   workers_.clear();
   stopping_.store(false);
@@ -64,59 +80,74 @@ void Pool::stop() {
 void Pool::grow(int workers) {
   while (static_cast<int>(workers_.size()) < workers) {
     int index = static_cast<int>(workers_.size());
-    // The worker must see a stop that comes after this point, hence the generation is read here and not in the thread.
-    uint32_t seen = generation_.load();
-    workers_.emplace_back([this, index, seen] {
-      uint32_t last = seen;
-      for (;;) {
-        last = wait_while(generation_, last);
-        if (stopping_.load()) return;
-        work(index);
-      }
-    });
+    workers_.emplace_back([this, index] { work(index); });
   }
+}
+
+/// Takes a slice of a phase for worker `index`, if one is free and the phase wants that many, and leaves in
+/// `state` what it wrote. `entering` is what else is added.
+bool Pool::claim(uint64_t& state, int index, uint64_t entering) {
+  while ((state & kLeft) != 0 && index < helpers_of(state)) {
+    const uint64_t taken = state - 1 + entering;
+    if (phase_.state.compare_exchange_weak(state, taken)) {
+      state = taken;
+      return true;
+    }
+  }
+  return false;
 }
 
 void Pool::work(int index) {
-  uint32_t entry = entry_.load(std::memory_order_acquire);
-  do {
-    if ((entry & kOpen) == 0) return;
-  } while (!entry_.compare_exchange_weak(entry, entry + 1, std::memory_order_acquire));
-  // Inside, the phase's fields stay as they are.
-  if (index < wanted_) take(*slice_, slices_, cancelled_);
-  if (entry_.fetch_sub(1, std::memory_order_acq_rel) == 1) entry_.notify_all();
-}
-
-void Pool::take(const std::function<void(int)>& slice, int slices, const std::atomic<bool>* cancelled) {
+  // Not the number of a phase: this worker may take part in the one that it was made for.
+  uint64_t seen = ~uint64_t{0};
   for (;;) {
-    if (cancelled && cancelled->load(std::memory_order_relaxed)) return;
-    int index = next_.fetch_add(1, std::memory_order_relaxed);
-    if (index >= slices) return;
-    slice(index);
+    uint64_t state;
+    wait_for(workers_asleep_, [&] {
+      state = phase_.state.load();
+      return number_of(state) != seen || stopping_.load();
+    });
+    if (stopping_.load()) return;
+    const bool inside = claim(state, index, kOneInside);
+    seen = number_of(state);
+    if (!inside) continue;
+    // From here on the phase's fields stay as they are.
+    do {
+      if (phase_.cancelled && phase_.cancelled->load(std::memory_order_relaxed)) break;
+      (*phase_.slice)(phase_.slices - 1 - int(state & kLeft));
+      state = phase_.state.load();
+    } while (claim(state, index, 0));
+    if ((phase_.state.fetch_sub(kOneInside) & kInside) == kOneInside) wake(caller_asleep_);
   }
 }
 
-void Pool::run(int threads, int slices, const std::function<void(int)>& slice,
-               const std::atomic<bool>* cancelled) {
+void Pool::run(int threads, int slices, SliceFunction slice, const std::atomic<bool>* cancelled) {
   std::lock_guard lock(running_);
-  int helpers = std::min(threads, slices) - 1;
+  const auto stopped = [&] { return cancelled && cancelled->load(std::memory_order_relaxed); };
+  const int helpers = std::min({threads, slices, kMostHelpers + 1}) - 1;
   if (helpers <= 0) {
-    next_.store(0, std::memory_order_relaxed);
-    take(slice, slices, cancelled);
+    for (int i = 0; i < slices && !stopped(); ++i) slice(i);
     return;
   }
-  grow(threads - 1);
-  slice_ = &slice;
-  slices_ = slices;
-  cancelled_ = cancelled;
-  wanted_ = helpers;
-  next_.store(0, std::memory_order_relaxed);
-  entry_.store(kOpen, std::memory_order_release);
-  generation_.fetch_add(1, std::memory_order_acq_rel);
-  generation_.notify_all();
-  take(slice, slices, cancelled);
-  uint32_t inside = entry_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
-  while (inside != 0) inside = wait_while(entry_, inside);
+  if (stopped()) return;
+  grow(helpers);
+  phase_.slice = &slice;
+  phase_.slices = slices;
+  phase_.cancelled = cancelled;
+  // The first slice is the caller's. Counting on from the last number tells the workers that this is another phase.
+  const uint64_t last = phase_.state.load();
+  uint64_t state =
+      (number_of(last) + 1) << kNumberShift | uint64_t(helpers) << kHelpersShift | uint64_t(slices - 1);
+  phase_.state.exchange(state);
+  wake(workers_asleep_);
+  do {
+    slice(slices - 1 - int(state & kLeft));
+    if (stopped()) {
+      phase_.state.fetch_and(~kLeft);
+      break;
+    }
+    state = phase_.state.load();
+  } while (claim(state, 0, 0));
+  wait_for(caller_asleep_, [&] { return (phase_.state.load() & kInside) == 0; });
 }
 
 int physical_cores() {
