@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { Checkpoint } from './checkpoint/checkpoint.js'
-import { WeightLoader } from './checkpoint/weight-loader.js'
+import { type Compact, WeightLoader } from './checkpoint/weight-loader.js'
 import { Device, type DeviceName } from './core/device.js'
 import { ModelRunner, type RunnerOptions } from './engine/model-runner.js'
 import { DeviceError, NibbletError, RequestError } from './errors.js'
@@ -63,7 +63,9 @@ export async function loadParts(
     resolved.logger?.info(
       `${name}: ${checkpoint.parameters} parameters on ${runner.device.name} (${runner.device.model}), ${runner.threads} threads`,
     )
-    const weights = { bytes: loader.ownedBytes, dispose: () => loader.dispose() }
+    const { compact } = loader
+    if (compact.tried > 0) resolved.logger?.info(describeCompact(compact))
+    const weights = { bytes: loader.ownedBytes, compact, dispose: () => loader.dispose() }
     const info = describe(name, folder, checkpoint, runner)
     const parts: ModelParts = {
       info,
@@ -161,6 +163,14 @@ function checkMemory(checkpoint: Checkpoint, options: RunnerOptions): void {
       `${options.maxBatch}, ${options.device.name} has ${gigabytes(free)} free: lower these, or free memory`,
     { details: { needed, free } },
   )
+}
+
+function describeCompact({ matrices, tried, bytes, plainBytes, elements, exceptions }: Compact): string {
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
+  const stored = `${matrices} of ${tried} BF16 matrices are stored in 12 bits an element, exactly`
+  if (matrices === 0) return stored
+  const share = ((100 * exceptions) / elements).toFixed(3)
+  return `${stored}: ${gigabytes(bytes)} instead of ${gigabytes(plainBytes)}, ${share} % of the elements stored apart`
 }
 
 function describe(name: string, folder: string, checkpoint: Checkpoint, options: RunnerOptions): ModelInfo {

@@ -1,4 +1,5 @@
 import type { GenerationDefaults } from './checkpoint/checkpoint.js'
+import type { Compact } from './checkpoint/weight-loader.js'
 import type { Device } from './core/device.js'
 import { forget, watch } from './core/disposal.js'
 import { BatchEngine } from './engine/engine.js'
@@ -46,7 +47,7 @@ export interface ModelParts {
   device: Device
   runner: ModelRunner
   /** Owners of the weights. */
-  weights: { bytes: number; dispose(): void }
+  weights: { bytes: number; compact: Compact; dispose(): void }
   /** Undefined when the folder has no tokenizer. */
   text: { tokenizer: Tokenizer; template: ChatTemplate } | undefined
   generation: GenerationDefaults

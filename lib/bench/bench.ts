@@ -69,6 +69,8 @@ export interface BenchResult {
   loadAverage: { before: number; after: number }
   /** Weights, caches and temporaries on the device. */
   memoryBytes: number
+  /** BF16 matrices that a GPU keeps in 12 bits an element, and what they would take in 16. */
+  compactWeights?: { matrices: number; bytes: number; plainBytes: number }
   /** Most resident memory of the process from the load on, mapped files included; null where the system does not tell. */
   peakResidentBytes: number | null
   /** Threads of the process while it decoded, Node's own included; null where the system does not tell. */
@@ -128,6 +130,7 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
     const tokensPerSecond = decode.decodeTokens / decode.decodeSeconds
     const cache = bytesPerToken <= cacheLimit && (await measureRoofline(device, { threads, bytes: bytesPerToken }))
     const memoryBytes = parts.weights.bytes + memory.cache + memory.workspace
+    const { matrices, bytes, plainBytes } = parts.weights.compact
     const peakResidentBytes = await peakResident()
     await release(parts)
     const after = await measureRoofline(device, { threads, bytes: before.bytes })
@@ -157,6 +160,7 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
       load: { seconds },
       loadAverage: { before: loadBefore, after: loadavg()[0] ?? 0 },
       memoryBytes,
+      ...(matrices > 0 && { compactWeights: { matrices, bytes, plainBytes } }),
       peakResidentBytes,
       processThreads,
       eventLoopDelay,
@@ -238,11 +242,18 @@ async function measureIdle(
 }
 
 /** Bytes that a decode step touches, divided by its tokens; attention at the middle of what is decoded. */
-function tokenBytes(checkpoint: Checkpoint, workload: Workload, expertBytes: number, { info }: ModelParts): number {
+function tokenBytes(
+  checkpoint: Checkpoint,
+  workload: Workload,
+  expertBytes: number,
+  { info, weights }: ModelParts,
+): number {
   const { prompt, generate, batch } = workload
   const kvCache = info.kvCache === 'f32' ? 'fp8' : info.kvCache
   const position = prompt + Math.ceil(generate / 2)
-  const shared = denseBytes(checkpoint.tensors.values()) + expertBytes
+  // What is stored compactly is read so, by every step.
+  const saved = weights.compact.plainBytes - weights.compact.bytes
+  const shared = denseBytes(checkpoint.tensors.values()) - saved + expertBytes
   return shared / batch + sequenceBytes(checkpoint.config, { position, kvCache, exact: info.exact })
 }
 

@@ -22,6 +22,17 @@ export interface Experts {
   readonly bias: Tensor | undefined
 }
 
+/** bf16 matrices in 12 bits an element. */
+export interface Compact {
+  readonly matrices: number
+  /** With those that stayed as they were. */
+  readonly tried: number
+  readonly bytes: number
+  readonly plainBytes: number
+  readonly elements: number
+  readonly exceptions: number
+}
+
 const formats = { nvfp4: 'nvfp4', fp8: 'e4m3', bf16: 'bf16', f16: 'f32', f32: 'f32' } as const satisfies Record<
   LinearSource['format'],
   WeightFormat
@@ -52,6 +63,7 @@ export class WeightLoader {
   readonly #exact: boolean
   readonly #files = new Map<string, MappedFile | SyntheticFile>()
   readonly #owned: { readonly bytes: number; dispose(): void }[] = []
+  readonly #compact: { readonly weight: Weight; readonly plain: number }[] = []
   #slab: { buffer: ReturnType<Device['buffer']>; used: number } | undefined
   #bytes = 0
 
@@ -70,6 +82,23 @@ export class WeightLoader {
   /** Bytes of the buffers and weights made so far. */
   get ownedBytes(): number {
     return this.#owned.reduce((sum, { bytes }) => sum + bytes, 0)
+  }
+
+  /**
+   * The matrices that were to be stored compactly and are, with what they would take in bf16 and what they take. After
+   * `stream.sync()`.
+   */
+  get compact(): Compact {
+    const done = this.#compact.filter(({ weight }) => weight.exceptions !== undefined)
+    const sum = (of: (entry: (typeof done)[number]) => number) => done.reduce((total, entry) => total + of(entry), 0)
+    return {
+      matrices: done.length,
+      tried: this.#compact.length,
+      bytes: sum(({ weight }) => weight.bytes),
+      plainBytes: sum(({ plain }) => plain),
+      elements: sum(({ weight }) => weight.out * weight.in),
+      exceptions: sum(({ weight }) => weight.exceptions ?? 0),
+    }
   }
 
   /** A float tensor, widened to float32. */
@@ -92,11 +121,12 @@ export class WeightLoader {
    * A linear module, or several that share their input, fused in the order given.
    *
    * @param options.sparse Most inputs are zero (relu²): store the weight so that what they multiply need not be read.
+   * @param options.op What uses the weight. Only `linear` reads compact ones.
    */
   linear(
     modules: readonly (readonly [module: string, out: number])[],
     inputs: number,
-    { sparse = false }: { sparse?: boolean } = {},
+    { sparse = false, op = 'linear' }: { sparse?: boolean; op?: 'linear' | 'moe' } = {},
   ): Linear {
     const sources = modules.map(([module, out]) => this.#checkpoint.linear(module, out, inputs))
     const out = sources.reduce((sum, source) => sum + source.out, 0)
@@ -105,6 +135,10 @@ export class WeightLoader {
     for (const source of sources) {
       this.#pack(weight, source, 0, firstRow)
       firstRow += source.out
+    }
+    if (op === 'linear' && weight.format === 'bf16' && weight.layout === 'fragments') {
+      this.#compact.push({ weight, plain: weight.bytes })
+      this.#stream.compactWeight(weight)
     }
     return { weight, bias: this.#bias(sources, [out]) }
   }
@@ -128,6 +162,7 @@ export class WeightLoader {
     this.close()
     for (const owned of this.#owned) owned.dispose()
     this.#owned.length = 0
+    this.#compact.length = 0
   }
 
   #weight(sources: readonly LinearSource[], matrices: number, out: number, inputs: number, sparse: boolean): Weight {

@@ -53,7 +53,7 @@ export interface NativeBinding extends VersionedBinding {
     out: number,
     inputs: number,
   ): Handle<'weight'>
-  weightBytes(weight: Handle<'weight'>): number
+  weightStorage(weight: Handle<'weight'>): { bytes: number; compact: boolean; exceptions: number }
   disposeWeight(weight: Handle<'weight'>): void
   mapFile(path: string): Handle<'file'>
   createSyntheticFile(
@@ -74,6 +74,7 @@ export interface NativeBinding extends VersionedBinding {
   ): void
   loadTensor(stream: Handle<'stream'>, to: NativeTensor, from: NativeFileTensor): void
   loadWeight(stream: Handle<'stream'>, to: Handle<'weight'>, part: NativeWeightPart): void
+  compactWeight(stream: Handle<'stream'>, weight: Handle<'weight'>): void
   write(stream: Handle<'stream'>, to: NativeTensor, data: ArrayBufferView): void
   measureRead(stream: Handle<'stream'>, source: NativeTensor, seconds: NativeTensor, times: number): void
   read(stream: Handle<'stream'>, from: NativeTensor): Promise<Uint8Array>

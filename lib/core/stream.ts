@@ -158,6 +158,17 @@ export class Stream {
     })
   }
 
+  /**
+   * Stores a bf16 matrix in fragments, all of whose parts are loaded before, in 12 bits an element: exactly, with what does not fit
+   * stored apart. Where that saves less than a sixth, or there is no memory for both copies, the weight stays as it is
+   * (`Weight.exceptions` tells). On GPUs only; ops may use the weight after `sync`.
+   * @throws RequestError INVALID_OPTION for other weights, and for one that an op was given already
+   */
+  compactWeight(weight: Weight): void {
+    if (this.#arena.measuring) return
+    native().compactWeight(this.handle, weight.handle)
+  }
+
   /** Writes bytes to a tensor in stream order; they are copied before this returns. */
   write(to: Tensor, data: ArrayBufferView): void {
     if (this.#arena.measuring) return

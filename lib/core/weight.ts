@@ -26,7 +26,6 @@ export class Weight {
   readonly matrices: number
   readonly out: number
   readonly in: number
-  readonly bytes: number
   /** @internal */
   readonly handle: Handle<'weight'>
 
@@ -38,8 +37,21 @@ export class Weight {
     this.out = shape.out
     this.in = shape.in
     this.handle = native().createWeight(device.handle, this.format, this.layout, this.matrices, this.out, this.in)
-    this.bytes = native().weightBytes(this.handle)
     watch(this, 'Weight')
+  }
+
+  /** Bytes on the device. `Stream.compactWeight` makes them fewer. */
+  get bytes(): number {
+    return native().weightStorage(this.handle).bytes
+  }
+
+  /**
+   * How many of the elements are stored apart, when bf16 elements are kept in 12 bits (the same ones, to the last bit); undefined
+   * while they are kept as they came.
+   */
+  get exceptions(): number | undefined {
+    const { compact, exceptions } = native().weightStorage(this.handle)
+    return compact ? exceptions : undefined
   }
 
   /** Gives the memory back once nothing enqueued uses it. Idempotent. */

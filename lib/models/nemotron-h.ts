@@ -127,8 +127,8 @@ class MoeLayer implements Layer {
     const up: Experts = load.experts(`${mixer}.experts`, 'up_proj', experts, width, hidden)
     const down: Experts = load.experts(`${mixer}.experts`, 'down_proj', experts, hidden, width)
     const shared = sharedWidth > 0 && {
-      up: load.linear([[`${mixer}.shared_experts.up_proj`, sharedWidth]], hidden),
-      down: load.linear([[`${mixer}.shared_experts.down_proj`, hidden]], sharedWidth, { sparse: true }),
+      up: load.linear([[`${mixer}.shared_experts.up_proj`, sharedWidth]], hidden, { op: 'moe' }),
+      down: load.linear([[`${mixer}.shared_experts.down_proj`, hidden]], sharedWidth, { sparse: true, op: 'moe' }),
     }
     this.#parameters = {
       norm: load.tensor(`${prefix}.norm.weight`, [hidden]),

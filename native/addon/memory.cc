@@ -120,6 +120,23 @@ Napi::Value load_weight_from(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value compact_weight_of(const Napi::CallbackInfo& info) {
+  std::shared_ptr<Stream> stream = unwrap<Stream>(info[0]);
+  std::shared_ptr<Weight> weight = unwrap<Weight>(info[1]);
+  stream->require(*weight->buffer(), "the weight to make compact");
+  stream->enqueue(compact_weight(std::move(weight)));
+  return info.Env().Undefined();
+}
+
+Napi::Value weight_storage(const Napi::CallbackInfo& info) {
+  std::shared_ptr<Weight> weight = unwrap<Weight>(info[0]);
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("bytes", static_cast<double>(weight->buffer()->bytes()));
+  result.Set("compact", weight->view().format == Format::compact_bf16);
+  result.Set("exceptions", static_cast<double>(weight->exceptions()));
+  return result;
+}
+
 }  // namespace
 
 void export_memory(Napi::Env env, Napi::Object exports) {
@@ -128,9 +145,7 @@ void export_memory(Napi::Env env, Napi::Object exports) {
   });
   export_function(env, exports, "disposeBuffer", dispose<Buffer>);
   export_function(env, exports, "createWeight", create_weight);
-  export_function(env, exports, "weightBytes", [](const Napi::CallbackInfo& info) -> Napi::Value {
-    return Napi::Number::New(info.Env(), static_cast<double>(unwrap<Weight>(info[0])->buffer()->bytes()));
-  });
+  export_function(env, exports, "weightStorage", weight_storage);
   export_function(env, exports, "disposeWeight", dispose<Weight>);
   export_function(env, exports, "mapFile", [](const Napi::CallbackInfo& info) -> Napi::Value {
     return wrap<ByteSource>(info.Env(), std::make_shared<MappedFile>(text(info[0], "path")));
@@ -139,6 +154,7 @@ void export_memory(Napi::Env env, Napi::Object exports) {
   export_function(env, exports, "disposeFile", dispose<ByteSource>);
   export_function(env, exports, "loadTensor", load_tensor_from);
   export_function(env, exports, "loadWeight", load_weight_from);
+  export_function(env, exports, "compactWeight", compact_weight_of);
 }
 
 }  // namespace nibblet

@@ -37,4 +37,9 @@ struct WeightPart {
 /// Packs a part. Fails with BAD_FORMAT naming tensor and file on NaN or negative scales.
 std::unique_ptr<Command> load_weight(std::shared_ptr<Weight> weight, const WeightPart& part);
 
+/// Makes a bf16 matrix compact (kernels/pack/compact.h) once all its parts are loaded, where that saves a sixth of its bytes and
+/// leaves few exceptions, and there is memory for both; otherwise it stays as it is. On GPUs only. Throws INVALID_OPTION
+/// for other weights and for ones in use; until the command is done, ops and parts are refused.
+std::unique_ptr<Command> compact_weight(std::shared_ptr<Weight> weight);
+
 }  // namespace nibblet

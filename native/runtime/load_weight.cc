@@ -37,6 +37,7 @@ class LoadWeight : public Command {
  public:
   LoadWeight(std::shared_ptr<Weight> weight, const WeightPart& part)
       : weight_(std::move(weight)), part_(part) {
+    weight_->require_plain();
     WeightView view = weight_->view();
     const std::string& name = part.elements.name;
     if (!dtype_fits(view.format, part.elements.dtype)) {

@@ -10,7 +10,7 @@ namespace nibblet {
 
 Weight::Weight(std::shared_ptr<Device> device, Format format, Layout layout, int32_t matrices, int32_t out,
                int32_t in)
-    : format_(format), layout_(layout), matrices_(matrices), out_(out), in_(in) {
+    : matrices_(matrices), out_(out), in_(in), layout_(layout), format_(format) {
   if (matrices < 1 || out < 1 || in < 1) {
     throw invalid("a weight needs at least one matrix, row and column, got " + std::to_string(matrices) +
                   " of [" + std::to_string(out) + ", " + std::to_string(in) + "]");
@@ -21,6 +21,7 @@ Weight::Weight(std::shared_ptr<Device> device, Format format, Layout layout, int
   if (layout == Layout::columns && format != Format::nvfp4) {
     throw invalid("only an nvfp4 weight can be laid out in columns");
   }
+  if (format == Format::compact_bf16) throw invalid("a compact weight is made of a bf16 one that was loaded");
   const bool on_gpu = device->cuda() != nullptr;
   if (on_gpu ? layout == Layout::panels : layout == Layout::fragments) {
     throw invalid(std::string("device '") + device->name() + "' has no kernels for weights laid out in " +
@@ -46,10 +47,58 @@ float* Weight::row_scales(int32_t index) const {
          size_t(index) * size_t(out_);
 }
 
-WeightView Weight::view() const {
+WeightView Weight::locked_view() const {
   return {format_,       layout_,       matrices_,
           out_,          in_,           buffer_->data(),
           matrix_bytes_, row_scales(0), input_scale_.load(std::memory_order_relaxed)};
+}
+
+WeightView Weight::view() const {
+  std::lock_guard lock(mutex_);
+  return locked_view();
+}
+
+WeightView Weight::bind() {
+  std::lock_guard lock(mutex_);
+  if (compacting_) throw invalid("the weight is being made compact: await stream.sync() before using it");
+  bound_ = true;
+  return locked_view();
+}
+
+std::shared_ptr<Buffer> Weight::buffer() const {
+  std::lock_guard lock(mutex_);
+  return buffer_;
+}
+
+uint64_t Weight::exceptions() const {
+  std::lock_guard lock(mutex_);
+  return exceptions_;
+}
+
+void Weight::require_plain() const {
+  std::lock_guard lock(mutex_);
+  if (compacting_ || format_ == Format::compact_bf16)
+    throw invalid("the weight is complete and compact: parts are loaded before that");
+}
+
+void Weight::begin_compact() {
+  std::lock_guard lock(mutex_);
+  if (format_ != Format::bf16 || layout_ != Layout::fragments || matrices_ != 1)
+    throw invalid("only a single bf16 matrix in fragments can be made compact");
+  if (compacting_) throw invalid("the weight is being made compact already");
+  if (bound_) throw invalid("an op uses the weight already: make it compact before");
+  compacting_ = true;
+}
+
+void Weight::end_compact(std::shared_ptr<Buffer> buffer, size_t matrix_bytes, uint64_t exceptions) {
+  std::lock_guard lock(mutex_);
+  compacting_ = false;
+  if (!buffer) return;
+  // The old one is given back when the caller's `buffer` goes, outside of the lock.
+  buffer_.swap(buffer);
+  format_ = Format::compact_bf16;
+  matrix_bytes_ = matrix_bytes;
+  exceptions_ = exceptions;
 }
 
 }  // namespace nibblet

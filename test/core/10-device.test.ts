@@ -107,7 +107,7 @@ describe('handles', () => {
       await expectError(() => binding.disposeBuffer(handle), 'INVALID_OPTION', 'a buffer')
     for (const handle of not(stream.handle)) await expectError(() => binding.sync(handle), 'INVALID_OPTION', 'a stream')
     for (const handle of wrong as never[]) {
-      await expectError(() => binding.weightBytes(handle), 'INVALID_OPTION', 'a weight')
+      await expectError(() => binding.weightStorage(handle), 'INVALID_OPTION', 'a weight')
       await expectError(() => binding.disposeGraph(handle), 'INVALID_OPTION', 'a graph')
       await expectError(() => binding.disposeFile(handle), 'INVALID_OPTION', 'a file')
       await expectError(() => binding.cancel(handle), 'INVALID_OPTION', 'a cancel flag')

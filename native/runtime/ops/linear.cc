@@ -16,7 +16,7 @@ class Linear : public OpCommand {
   explicit Linear(const OpCall& call) : OpCommand(call) {
     const Tensor& x = call.tensor("x");
     const Tensor& y = call.tensor("y");
-    args_.weight = call.weight("weight")->view();
+    args_.weight = call.weight("weight")->bind();
     if (args_.weight.matrices != 1) call.fail("`weight` must be a single matrix");
     int64_t in = args_.weight.in, out = args_.weight.out;
     call.expect_shape("x", {-1, in});

@@ -102,7 +102,7 @@ class Moe : public OpCommand {
 
  private:
   WeightView matrices(const OpCall& call, const char* name, int64_t count, int64_t out, int64_t in) const {
-    WeightView view = call.weight(name)->view();
+    WeightView view = call.weight(name)->bind();
     if (view.matrices != count || (out != -1 && view.out != out) || view.in != in) {
       call.fail("expected " + std::to_string(count) + " matrices of [" +
                 (out == -1 ? "any" : std::to_string(out)) + ", " + std::to_string(in) + "] for `" + name +

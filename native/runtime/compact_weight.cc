@@ -1,0 +1,105 @@
+#include "native/runtime/load.h"
+#if NIBBLET_CUDA
+#include <cstring>
+
+#include "kernels/pack/cuda.h"
+#include "native/runtime/cuda/execution.h"
+#include "native/runtime/cuda/staging.h"
+#endif
+
+namespace nibblet {
+namespace {
+
+/// Limits, so that what a thread does beside the product stays little: of all elements, and of one row's, that may be exceptions.
+/// Normally distributed weights have 1 in 6,000, the matrices of trained models that were counted up to 1 in 2,000.
+constexpr uint64_t kOneInElements = 512;
+constexpr uint32_t kMostInRow = 64;
+
+class CompactWeight : public Command {
+ public:
+  explicit CompactWeight(std::shared_ptr<Weight> weight) : weight_(std::move(weight)) {
+    if (weight_->buffer()->device()->cuda() == nullptr)
+      throw invalid("weights are made compact on a GPU only");
+    weight_->begin_compact();
+  }
+  ~CompactWeight() override {
+    // Whatever became of the stream: the parts that were loaded are still there.
+    if (!done_) weight_->end_compact(nullptr, 0, 0);
+  }
+  const char* name() const override { return "compactWeight"; }
+
+  void run(const Execution&) override { throw invalid("weights are made compact on a GPU only"); }
+
+#if NIBBLET_CUDA
+  void enqueue(const CudaExecution& execution) override {
+    try {
+      convert(execution);
+    } catch (const Error& error) {
+      if (error.code() != "OUT_OF_MEMORY") throw;
+      // There is room for one of the two.
+      end();
+    }
+  }
+#endif
+
+ private:
+#if NIBBLET_CUDA
+  /// Where in a staged piece the rows lie, behind the totals.
+  static constexpr size_t kRowsAt = 256;
+  static_assert(sizeof(CompactTotals) <= kRowsAt);
+
+  void convert(const CudaExecution& execution) {
+    if (!execution.staging) throw invalid("a weight cannot be made compact in a graph: enqueue it outside");
+    const WeightView view = weight_->view();
+    const size_t rows_bytes = size_t(round_up(view.out, kFragmentRows)) * sizeof(CompactRow);
+    if (view.in > kCompactMostInputs || kRowsAt + rows_bytes > CudaStaging::kPieceBytes) return end();
+
+    CudaStaging& staging = *execution.staging;
+    uint8_t* host = staging.host();
+    uint8_t* found = staging.device();
+    auto* rows = reinterpret_cast<CompactRow*>(found + kRowsAt);
+    const CudaTarget& target = execution.target;
+    check_cuda(compact_survey_cuda(view.data, view.out, view.in, rows,
+                                   reinterpret_cast<CompactTotals*>(found), target),
+               "counting exponents");
+    check_cuda(cudaMemcpyAsync(host, found, sizeof(CompactTotals), cudaMemcpyDeviceToHost, target.stream),
+               "a copy from the GPU");
+    check_cuda(cudaStreamSynchronize(target.stream), "counting exponents");
+    CompactTotals totals;
+    std::memcpy(&totals, host, sizeof totals);
+    const size_t bytes = compact_matrix_bytes(view.out, view.in, size_t(totals.listed));
+    const bool few = totals.exceptions <= uint64_t(view.out) * uint64_t(view.in) / kOneInElements &&
+                     totals.most_in_row <= kMostInRow;
+    if (!few || bytes * 6 > view.matrix_bytes * 5 || execution.host.cancelled->load()) return end();
+
+    const size_t scales = size_t(view.out) * sizeof(float);
+    auto buffer = std::make_shared<Buffer>(weight_->buffer()->device(), bytes + scales);
+    check_cuda(compact_cuda(view.data, view.out, view.in, rows, buffer->data(), target),
+               "compacting a weight");
+    check_cuda(cudaMemcpyAsync(buffer->data() + bytes, view.row_scales, scales, cudaMemcpyDeviceToDevice,
+                               target.stream),
+               "a copy on the GPU");
+    staging.next();
+    // The plain matrix goes now.
+    check_cuda(cudaStreamSynchronize(target.stream), "compacting a weight");
+    done_ = true;
+    weight_->end_compact(std::move(buffer), bytes, totals.exceptions);
+  }
+#endif
+
+  void end() {
+    done_ = true;
+    weight_->end_compact(nullptr, 0, 0);
+  }
+
+  std::shared_ptr<Weight> weight_;
+  bool done_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> compact_weight(std::shared_ptr<Weight> weight) {
+  return std::make_unique<CompactWeight>(std::move(weight));
+}
+
+}  // namespace nibblet
