@@ -166,11 +166,11 @@ function checkMemory(checkpoint: Checkpoint, options: RunnerOptions): void {
 }
 
 function describeCompact({ matrices, tried, bytes, plainBytes, elements, exceptions }: Compact): string {
-  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
+  const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`
   const stored = `${matrices} of ${tried} BF16 matrices are stored in 12 bits an element, exactly`
   if (matrices === 0) return stored
   const share = ((100 * exceptions) / elements).toFixed(3)
-  return `${stored}: ${gigabytes(bytes)} instead of ${gigabytes(plainBytes)}, ${share} % of the elements stored apart`
+  return `${stored}: ${megabytes(bytes)} instead of ${megabytes(plainBytes)}, ${share} % of the elements stored apart`
 }
 
 function describe(name: string, folder: string, checkpoint: Checkpoint, options: RunnerOptions): ModelInfo {

@@ -40,6 +40,8 @@ struct RowCodes<Format::compact_bf16> {
     if (count > 2) {
       const uint8_t* list = rows_of(task) + size_t(task.tiles) * kFragmentRows * sizeof(CompactRow);
       const uint32_t* from = reinterpret_cast<const uint32_t*>(list) + row.more;
+      // Rare: little code.
+#pragma unroll 1
       for (uint32_t i = 2; i < count; i++) sum += term(from[i - 2], input);
     }
     return sum;

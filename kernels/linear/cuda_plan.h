@@ -10,7 +10,7 @@ namespace nibblet {
 struct OneTokenPlan {
   int blocks;
   int warps;   ///< of a block: at most 8, and at most the units that any block has
-  int stages;  ///< pairs of units that each warp keeps in flight: 3, 4, 6 or, of compact_bf16, 8
+  int stages;  ///< pairs of units that each warp keeps in flight: 3, 4, 6 or, of compact_bf16, 5 or 8
 };
 size_t shared_bytes(const OneTokenPlan& plan, Format format, int32_t out, int32_t in);
 

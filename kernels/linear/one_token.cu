@@ -151,8 +151,10 @@ cudaError_t launch_format(const LinearTask& task, const OneTokenPlan& plan, cons
       return launch_stages<format, 4>(task, plan, target);
     case 6:
       return launch_stages<format, 6>(task, plan, target);
-    case 8:
-      if constexpr (format == Format::compact_bf16) return launch_stages<format, 8>(task, plan, target);
+  }
+  if constexpr (format == Format::compact_bf16) {
+    if (plan.stages == 5) return launch_stages<format, 5>(task, plan, target);
+    if (plan.stages == 8) return launch_stages<format, 8>(task, plan, target);
   }
   return cudaErrorInvalidValue;
 }

@@ -49,7 +49,9 @@ OneTokenPlan plan_one_token(Format format, int32_t out, int32_t in, const CudaTa
                                                         : 6};
   const int resident = (plan.blocks + processors - 1) / processors;
   const auto fits = [&] { return shared_bytes(plan, format, out, in) <= target.shared_bytes / resident; };
-  while (plan.stages > 3 && !fits()) plan.stages = plan.stages == 8 ? 6 : plan.stages == 6 ? 4 : 3;
+  while (plan.stages > 3 && !fits()) {
+    plan.stages -= plan.stages == 8 || (plan.stages == 6 && format != Format::compact_bf16) ? 2 : 1;
+  }
   // A small chip, or very long inputs; and every warp needs a unit.
   while (plan.warps > 1 && (plan.warps > tiles / plan.blocks * fragment_units(format, in) ||
                             shared_bytes(plan, format, out, in) > target.shared_bytes)) {

@@ -69,8 +69,8 @@ TEST(cuda_linear_every_plan) {
     for (const int blocks : {1, 2, 5, 9}) {
       for (const int warps : {1, 3, 4, 8}) {
         if (warps > c.out / 16 / blocks * c.in / 128) continue;
-        for (const int stages : {3, 4, 6, 8}) {
-          if (stages == 8 && format != Format::compact_bf16) continue;
+        for (const int stages : {3, 4, 5, 6, 8}) {
+          if ((stages == 5 || stages == 8) && format != Format::compact_bf16) continue;
           LinearPlan plan = one.plan();
           plan.one = {blocks, warps, stages};
           one.check(one.run(plan), 7);

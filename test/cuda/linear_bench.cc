@@ -66,8 +66,8 @@ class Bench {
     for (const int blocks : {processors, 2 * processors, 3 * processors, tiles}) {
       if (blocks > tiles || (blocks == tiles && tiles > 6 * processors)) continue;
       for (const int warps : {4, 8}) {
-        for (const int stages : {3, 4, 6, 8}) {
-          if (stages == 8 && shape_.format != Format::compact_bf16) continue;
+        for (const int stages : {3, 4, 5, 6, 8}) {
+          if ((stages == 5 || stages == 8) && shape_.format != Format::compact_bf16) continue;
           LinearPlan plan = this->plan(1);
           plan.one = {blocks, warps, stages};
           if (shared_bytes(plan.one, shape_.format, shape_.out, shape_.in) > cuda_target().shared_bytes)
