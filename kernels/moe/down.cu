@@ -108,11 +108,13 @@ __global__ void __launch_bounds__(kThreads, 5) moe_down_columns(const MoePlan pl
 #pragma unroll 1
   for (int32_t start = part.first; start < part.last; start += kListBlocks) {
     uint4 own[2] = {};
-    if (exists && start + thread < part.last) {
+    // Whether the token exists is not waited for: what there is not, is not listed.
+    if (start + thread < part.last) {
       const uint4* from = reinterpret_cast<const uint4*>(part.hidden + start * kBlockInputs) + thread * 2;
       own[0] = __ldcg(from);
       own[1] = __ldcg(from + 1);
     }
+    if (!exists) own[0] = own[1] = make_uint4(0, 0, 0, 0);
     activations[thread][0] = own[0];
     activations[thread][1] = own[1];
     const int32_t total = list_live(own, list, counts);
