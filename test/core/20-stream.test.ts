@@ -234,6 +234,13 @@ describe('files', () => {
     )
   })
 
+  test('matrices are made compact on a GPU only', async () => {
+    const stream = openStream()
+    using matrix = device.weight({ format: 'bf16', layout: 'panels', out: 16, in: 256 })
+    await expectError(() => stream.compactWeight(matrix), 'INVALID_OPTION', 'GPU only')
+    expect(matrix.exceptions).toBeUndefined()
+  })
+
   test('a scale that is no number', async () => {
     const stream = openStream()
     const { path, tensors } = await mapTensors({ weight: [1, 2], scales: [Number.NaN] })
