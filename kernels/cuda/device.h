@@ -173,4 +173,13 @@ __device__ __forceinline__ uint32_t arrive_on(uint32_t* counter, uint32_t count)
 #endif
 }
 
+/// Has `value` computed here at the latest: compilers put off what is only used behind a wait, and so into the time after it.
+__device__ __forceinline__ void settle(int32_t& value) {
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(value));
+#else
+  static_cast<void>(value);
+#endif
+}
+
 }  // namespace nibblet

@@ -20,22 +20,27 @@ __device__ __forceinline__ int32_t share(int32_t count, int index, int parts) {
   return int32_t(uint32_t(count) * uint32_t(index) / uint32_t(parts));
 }
 
+/// The warps with a part of a row tile.
+struct TileWarps {
+  uint16_t first, last;
+
+  __device__ __forceinline__ TileWarps(const LinearTask& task, int32_t tile, int32_t units, int warps)
+      : first(uint16_t(uint32_t((tile * task.units + 1) * warps - 1) / uint32_t(units))),
+        last(uint16_t(uint32_t((tile + 1) * task.units * warps - 1) / uint32_t(units))) {
+    // Warp w starts at floor(units · w / warps): these have the first and the last unit of the tile.
+  }
+};
+
 /// Output r of a block. The constructor may run before the dependency wait.
 template <Format format>
 struct Output {
-  int32_t n, r, first_warp, last_warp;
+  int32_t n, r;
   OutputConstants constants;
   RowCodes<format> codes;
   float before = 0, exceptions = 0;
 
-  __device__ __forceinline__ Output(const LinearTask& task, int32_t first_tile, int32_t units, int warps,
-                                    int32_t r)
-      : n(first_tile * kFragmentRows + r), r(r), constants(task.epilogue, n), codes(task, n) {
-    // Warp w starts at floor(units · w / warps): these have the first and the last unit of the tile.
-    const int32_t tile = r / kFragmentRows;
-    first_warp = ((tile * task.units + 1) * warps - 1) / units;
-    last_warp = ((tile + 1) * task.units * warps - 1) / units;
-  }
+  __device__ __forceinline__ Output(const LinearTask& task, int32_t first_tile, int32_t r)
+      : n(first_tile * kFragmentRows + r), r(r), constants(task.epilogue, n), codes(task, n) {}
   __device__ __forceinline__ void read_before(const LinearTask& task) {
     before = output_before(task.epilogue, 0, n);
   }
@@ -44,10 +49,11 @@ struct Output {
     exceptions =
         codes.exceptions(task, [x](int32_t k) { return bf16_to_float(x[k]) * (1.0f / kInputScale<format>); });
   }
-  __device__ __forceinline__ void write(const LinearTask& task, const float* sums) const {
+  __device__ __forceinline__ void write(const LinearTask& task, const TileWarps& warps,
+                                        const float* sums) const {
     if (n >= task.epilogue.out) return;
     float total = 0;
-    for (int32_t warp = first_warp; warp <= last_warp; warp++) total += sums[r + warp * kFragmentRows];
+    for (int32_t warp = warps.first; warp <= warps.last; warp++) total += sums[r + warp * kFragmentRows];
     write_output(task.epilogue, constants, 0, n, codes.whole(total, kOneTokenScale<format>, exceptions),
                  before);
   }
@@ -73,10 +79,18 @@ __global__ void __launch_bounds__(kOneTokenWarps * 32, format == Format::nvfp4 ?
   float* sums = reinterpret_cast<float*>(x + task.units * kUnitInputs);
   float* scratch = sums + (last_tile - first_tile + warps) * kFragmentRows;
 
+  const int32_t begin_tile = int32_t(uint32_t(begin) / uint32_t(task.units));
+  int32_t unit = begin - begin_tile * task.units;
+  int32_t to = (begin_tile + warp) * kFragmentRows + lane / 4;
+
   RowStage<2> row;
   row.prefetch(task.prologue);
-  Output<format> output(task, first_tile, units, warps, int32_t(threadIdx.x));
+  Output<format> output(task, first_tile, int32_t(threadIdx.x));
+  // Through shared memory: in a register it would be computed where it is used, after the wait, by code that no cache holds.
+  TileWarps* tile_warps = reinterpret_cast<TileWarps*>(scratch + kScratchFloats) + threadIdx.x;
+  *tile_warps = TileWarps(task, int32_t(threadIdx.x) / kFragmentRows, units, warps);
 
+  settle(unit), settle(to);
   grid_dependency_wait();
   const int32_t rows = live_rows(task);
   const int64_t token = task.selected && rows == 0 ? 0 : token_of(task, 0);
@@ -89,13 +103,11 @@ __global__ void __launch_bounds__(kOneTokenWarps * 32, format == Format::nvfp4 ?
 
   Token<format> inputs, inputs_after;
   RowSums<format> total;
-  int32_t unit = begin % task.units;
-  float* to = sums + (begin / task.units + warp) * kFragmentRows + lane / 4;
   const auto end_tile = [&] {
     total.finish();
     if (lane % 4 == 0) {
-      to[0] = total.upper;
-      to[8] = total.lower;
+      sums[to] = total.upper;
+      sums[to + 8] = total.lower;
     }
     total = {};
     to += kFragmentRows;
@@ -125,11 +137,12 @@ __global__ void __launch_bounds__(kOneTokenWarps * 32, format == Format::nvfp4 ?
   const int32_t outputs = (last_tile - first_tile) * kFragmentRows;
   for (int32_t r = int32_t(threadIdx.x); r < outputs; r += int32_t(blockDim.x)) {
     if (r != int32_t(threadIdx.x)) {
-      output = Output<format>(task, first_tile, units, warps, r);
+      output = Output<format>(task, first_tile, r);
+      *tile_warps = TileWarps(task, r / kFragmentRows, units, warps);
       output.read_before(task);
       output.add_exceptions(task, x);
     }
-    output.write(task, sums);
+    output.write(task, *tile_warps, sums);
   }
 }
 
@@ -166,7 +179,8 @@ size_t shared_bytes(const OneTokenPlan& plan, Format format, int32_t out, int32_
   const int32_t tiles_in_block = (tiles + plan.blocks - 1) / plan.blocks;
   return size_t(plan.warps * plan.stages) * 2 * fragment_unit_bytes(format) +
          size_t(fragment_units(format, in)) * size_t(fragment_inputs(format)) * 2 +
-         size_t(tiles_in_block + plan.warps) * kFragmentRows * sizeof(float) + kScratchFloats * sizeof(float);
+         size_t(tiles_in_block + plan.warps) * kFragmentRows * sizeof(float) +
+         kScratchFloats * sizeof(float) + size_t(plan.warps) * 32 * sizeof(TileWarps);
 }
 
 cudaError_t linear_one_token_cuda(const LinearTask& task, Format format, const OneTokenPlan& plan,
