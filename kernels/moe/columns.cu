@@ -115,7 +115,8 @@ __global__ void __launch_bounds__(kThreads, 2) moe_down_columns_all(const MoePla
     for (int32_t i = thread; i < tile.count * kColumnRows; i += kThreads) {
       float sum = 0;
       for (int w = 0; w < kWarps / 2; ++w) sum += totals[w][i / kColumnRows][i % kColumnRows];
-      product.store(i / kColumnRows, chunk * kColumnRows + i % kColumnRows, sum * kUnit);
+      const int32_t row = chunk * kColumnRows + i % kColumnRows;
+      product.store(i / kColumnRows, row, sum * kUnit, product.row(row));
     }
     __syncthreads();
   }

@@ -10,28 +10,16 @@ using namespace fragments;
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-/// Units of weights that a warp has under way.
-constexpr int kDepth = 4;
-/// Row tiles of one expert that a block works on at once, if shared memory allows.
-constexpr int kPassTiles = 8;
-/// The units of a row tile are summed in that many parts, or fewer. It must not depend on anything but their number, so
-/// that neither do a token's sums.
-constexpr int kMostParts = 4;
-constexpr int kPartUnits = 8;
-/// Floats from one token's sums of 16 rows to the next token's: lanes then write to different banks.
-constexpr int kSumStride = kFragmentRows + 4;
-constexpr int kSumFloats = kSumStride * kMoeTileTokens;
+/// Blocks of an SM.
+constexpr int kBlocks = 3;
+/// Units of weights that a warp has under way. More of them, or fewer blocks with more, are no faster.
+constexpr int kDepth = 3;
 /// Rows of an item of weights in rows.
 constexpr int32_t kItemRows = kWarps * kFragmentRows;
 
 /// Where part `index` of `parts` of `count` things starts.
 __device__ int32_t share(int32_t count, int32_t index, int32_t parts) {
   return int32_t(int64_t{count} * index / parts);
-}
-
-__host__ __device__ constexpr int32_t parts_of(int32_t units) {
-  const int32_t parts = (units + kPartUnits - 1) / kPartUnits;
-  return parts < kMostParts ? parts : kMostParts;
 }
 
 /// The row tiles of all tiles of tokens in a row, cut into one stretch a block of about equally many units.
@@ -63,145 +51,147 @@ struct Stretch {
   __device__ int32_t t_shared() const { return tiles.shared * shared_rows; }
 };
 
-/// Up to `most` row tiles of one expert, with one tile of tokens. Each warp has a stretch of their parts.
+/// The row tiles of a stretch that have one tile of tokens, and those of them that are a warp's. They follow each other in
+/// memory.
 template <Format format, bool down>
-struct Pass {
-  static constexpr int32_t kUnit = int32_t(fragment_unit_bytes(format));
+struct Run {
   MoeTile tile = {};
-  int32_t tile_index = -1;
-  int32_t row = 0;    ///< the first row tile
   int32_t count = 0;  ///< 0: none is left
+  int32_t row = 0;    ///< the warp's first row tile
+  int32_t rows = 0;   ///< how many it has
   int32_t units = 0;  ///< of a row tile
-  int32_t parts = 0;  ///< of a row tile
-  int32_t begin = 0, end = 0;
 
   /// @param number  of the first row tile in the stretch
-  __device__ Pass(const Stretch<format, down>& stretch, int32_t number, int32_t most, int32_t warp) {
+  __device__ Run(const Stretch<format, down>& stretch, int32_t number, int32_t warp) {
     if (number >= stretch.last) return;
     const bool shared = number < stretch.t_shared();
     const int32_t in_set = shared ? number : number - stretch.t_shared();
-    const int32_t rows = shared ? stretch.shared_rows : stretch.rows;
-    tile_index = in_set / rows + (shared ? 0 : stretch.tiles.shared);
-    row = in_set % rows;
-    tile = stretch.tiles[tile_index];
-    count = min(min(stretch.last - number, rows - row), most);
+    const int32_t in_tile = shared ? stretch.shared_rows : stretch.rows;
+    const int32_t first = in_set % in_tile;
+    tile = stretch.tiles[in_set / in_tile + (shared ? 0 : stretch.tiles.shared)];
+    count = min(stretch.last - number, in_tile - first);
     units = shared ? stretch.shared_units : stretch.units;
-    parts = parts_of(units);
-    begin = share(count * parts, warp, kWarps);
-    end = share(count * parts, warp + 1, kWarps);
-  }
-  /// The first unit of a part, counted from the first row tile on.
-  __device__ int32_t unit_of(int32_t part) const {
-    return part / parts * units + part % parts * units / parts;
-  }
-  __device__ const uint8_t* weights(const MoeTileProduct<down>& product) const {
-    return product.data() + (size_t(row) * size_t(units) + size_t(unit_of(begin))) * size_t(kUnit);
+    const int32_t begin = count * warp / kWarps;
+    row = first + begin;
+    rows = count * (warp + 1) / kWarps - begin;
   }
 };
 
-/// Shared memory of a block.
-struct Memory {
-  size_t tokens, sums, lists, bytes;
-  __host__ __device__ Memory(const MoePlan& plan, Format format, int32_t most_in, int32_t pass_tiles) {
-    tokens = size_t(kWarps) * kDepth * fragment_unit_bytes(format);
-    sums = tokens + token_tile_bytes(format, most_in);
-    lists = sums + size_t(pass_tiles * parts_of(fragment_units(format, most_in))) * kSumFloats * 4;
-    bytes = lists + MoeLists::bytes(plan);
-  }
-};
-
-/// Brings the inputs of a tile of tokens into the order in which lanes read them; zeros for tokens that are not there.
+/// Brings the inputs of a tile of tokens into the order in which lanes read them. What belongs to tokens that are not there
+/// stays what it is: no column of a product depends on another.
 template <Format format, bool down>
 __device__ void stage_tokens(const MoeTileProduct<down>& product, uint8_t* to) {
   const int32_t in = product.weight().in, padded = round_up(in, kBlockInputs);
   const int32_t pieces = fragment_units(format, in) * fragment_inputs(format) / 8;
-  const int32_t warp = int32_t(threadIdx.x) / 32, lane = int32_t(threadIdx.x) % 32;
-  static_assert(kWarps == kMoeTileTokens);
-  const bool exists = warp < product.tile.count;
-  const uint4* from = reinterpret_cast<const uint4*>(product.input(exists ? warp : 0));
-#pragma unroll 4
-  for (int32_t piece = lane; piece < pieces; piece += 32) {
-    const bool inside = exists && piece * 8 < padded;
-    *reinterpret_cast<uint4*>(to + token_piece_offset(format, warp, piece * 8)) =
-        inside ? __ldcg(from + piece) : make_uint4(0, 0, 0, 0);
+  for (int32_t i = int32_t(threadIdx.x); i < product.tile.count * pieces; i += kThreads) {
+    const int32_t token = i / pieces, piece = i % pieces;
+    uint8_t* const at = to + token_piece_offset(format, token, piece * 8);
+    if (piece * 8 < padded) {
+      copy_async(at, product.input(token) + piece * 8);
+    } else {
+      *reinterpret_cast<uint4*>(at) = make_uint4(0, 0, 0, 0);
+    }
   }
+  copy_async_commit();
 }
 
-/// `up` or `down` of many tokens. The sums of each part of a row tile have a slot of their own.
+/// Adds a unit times its inputs, which lie in shared memory.
+template <Format format>
+__device__ __forceinline__ void add_unit(const Unit<format>& unit, const uint8_t* inputs, int lane,
+                                         float (&c)[2][4]) {
+  TokenTile<format> tile;
+  tile.read(inputs, lane);
+  for_each_mma(unit, [&](int i, const uint32_t (&a)[4]) {
+    mma_bf16(c[i % 2], a[0], a[1], a[2], a[3], tile.b0(i), tile.b1(i));
+  });
+}
+
+/// A lane's part of a unit in global memory.
+template <Format format>
+__device__ __forceinline__ Unit<format> load_unit(const uint8_t* unit, int lane, uint64_t policy) {
+  Unit<format> result;
+  result.low = load_stream(unit + lane * 16, policy);
+  if constexpr (format != Format::e4m3) result.high = load_stream(unit + 512 + lane * 16, policy);
+  if constexpr (format == Format::nvfp4) {
+    result.scales = __ldg(reinterpret_cast<const uint32_t*>(unit + 1024) + lane);
+  }
+  return result;
+}
+
+/// `up` or `down` of many tokens. A warp sums whole row tiles by itself, kDepth units at a time, each of which makes room for
+/// a later one: warps meet only where the tokens change.
 template <Format format, bool down>
-__global__ void __launch_bounds__(kThreads, 2)
-    moe_multiply(const MoePlan plan, const uint32_t sets, const int32_t most_in, const int32_t pass_tiles) {
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    moe_multiply(const MoePlan plan, const uint32_t sets, const int32_t most_in) {
   constexpr int32_t kUnit = int32_t(fragment_unit_bytes(format));
+  constexpr int32_t kInputBytes = fragment_inputs(format) * 16;
   grid_dependency_launch();
-  const Memory at(plan, format, most_in, pass_tiles);
-  uint8_t* memory = dynamic_shared<uint8_t>();
+  uint8_t* const tokens = dynamic_shared<uint8_t>();
   const int32_t warp = int32_t(threadIdx.x) / 32, lane = int32_t(threadIdx.x) % 32;
-  uint8_t* ring = memory + warp * kDepth * kUnit;
-  const uint8_t* tokens = memory + at.tokens;
-  float* sums = reinterpret_cast<float*>(memory + at.sums);
+  const uint64_t policy = evict_first_policy();
   grid_dependency_wait();
-  const MoeTiles tiles(plan, sets, memory + at.lists);
+  const MoeTiles tiles(plan, sets, tokens + token_tile_bytes(format, most_in));
   if (!down && (sets & kMoeRouted) && blockIdx.x == 0) tiles.lists.publish(plan, tiles.tokens);
   const Stretch<format, down> stretch(tiles);
-  const auto start = [&](const Pass<format, down>& pass) {
-    const uint8_t* weights = nullptr;
-    if (pass.count > 0) weights = pass.weights({plan, tiles.lists.entries, pass.tile});
-    const int32_t units = pass.count > 0 ? pass.unit_of(pass.end) - pass.unit_of(pass.begin) : 0;
+
+  int32_t number = stretch.first;
+  Run<format, down> run(stretch, number, warp);
+  Unit<format> ahead[kDepth] = {};
+  const uint8_t* weights = nullptr;
+  const auto start = [&] {
+    if (run.rows == 0) return;
+    const MoeTileProduct<down> product = {plan, tiles.lists.entries, run.tile};
+    weights = product.data() + size_t(run.row) * size_t(run.units) * size_t(kUnit);
 #pragma unroll
     for (int i = 0; i < kDepth; ++i) {
-      if (i < units) copy_unit<format>(ring + i * kUnit, weights + i * kUnit, lane);
-      copy_async_commit();
+      if (i < run.rows * run.units) ahead[i] = load_unit<format>(weights + i * kUnit, lane, policy);
     }
   };
-  int32_t number = stretch.first, staged = -1;
-  Pass<format, down> pass(stretch, number, pass_tiles, warp);
-  start(pass);
-  while (pass.count > 0) {
-    const MoeTileProduct<down> product = {plan, tiles.lists.entries, pass.tile};
-    if (pass.tile_index != staged) stage_tokens<format, down>(product, memory + at.tokens);
-    staged = pass.tile_index;
+  start();
+  while (run.count > 0) {
+    const MoeTileProduct<down> product = {plan, tiles.lists.entries, run.tile};
+    stage_tokens<format, down>(product, tokens);
+    const int32_t units = run.units;
+    auto upper = product.row(run.row * kFragmentRows + lane / 4);
+    auto lower = product.row(run.row * kFragmentRows + lane / 4 + 8);
+    copy_async_wait<0>();
     __syncthreads();
-    const uint8_t* ahead = pass.weights(product) + kDepth * kUnit;
-    int32_t left = pass.unit_of(pass.end) - pass.unit_of(pass.begin), slot = 0;
-    for (int32_t part = pass.begin; part < pass.end; ++part) {
-      const int32_t first = pass.unit_of(part) - part / pass.parts * pass.units;
-      const int32_t last = first + pass.unit_of(part + 1) - pass.unit_of(part);
-      const uint8_t* inputs = tokens + first * fragment_inputs(format) * 16;
+#pragma unroll 1
+    for (int32_t done = 0; done < run.rows; ++done) {
+      const int32_t row = (run.row + done) * kFragmentRows + lane / 4;
+      const int32_t last = done + 1 < run.rows ? units + kDepth : units;
+      const uint8_t* inputs = tokens;
       float c[2][4] = {};
-      for (int32_t unit = first; unit < last; ++unit) {
-        copy_async_wait<kDepth - 1>();
-        __syncwarp();
-        const Unit<format> weights = read_unit<format>(ring + slot * kUnit, lane);
-        __syncwarp();
-        if (left > kDepth) copy_unit<format>(ring + slot * kUnit, ahead, lane);
-        copy_async_commit();
-        --left;
-        ahead += kUnit;
-        slot = slot + 1 == kDepth ? 0 : slot + 1;
-        TokenTile<format> tile;
-        tile.read(inputs, lane);
-        inputs += fragment_inputs(format) * 16;
-        for_each_mma(weights, [&](int i, const uint32_t (&a)[4]) {
-          mma_bf16(c[i % 2], a[0], a[1], a[2], a[3], tile.b0(i), tile.b1(i));
-        });
-      }
-      float* to = sums + part * kSumFloats + lane % 4 * 2 * kSumStride + lane / 4;
+#pragma unroll 1
+      for (int32_t first = 0; first < units; first += kDepth) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) to[i % 2 * kSumStride + i / 2 * 8] = c[0][i] + c[1][i];
+        for (int slot = 0; slot < kDepth; ++slot) {
+          const int32_t unit = first + slot;
+          if (unit >= units) break;
+          add_unit<format>(ahead[slot], inputs + slot * kInputBytes, lane, c);
+          // The slot's next use is in this row tile or at the start of the next one.
+          const int32_t next = unit + kDepth < units ? unit + kDepth : units + slot;
+          if (next < last) ahead[slot] = load_unit<format>(weights + next * kUnit, lane, policy);
+        }
+        inputs += kDepth * kInputBytes;
+      }
+      weights += units * kUnit;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int32_t token = lane % 4 * 2 + i % 2;
+        if (token >= run.tile.count) continue;
+        const float sum = (c[0][i] + c[1][i]) * kTokensScale<format>;
+        product.store(token, row + i / 2 * 8, sum, i < 2 ? upper : lower);
+      }
+      if (done + 1 < run.rows) {
+        upper = product.row(row + kFragmentRows);
+        lower = product.row(row + kFragmentRows + 8);
+      }
     }
-    number += pass.count;
-    const Pass<format, down> next(stretch, number, pass_tiles, warp);
-    start(next);
+    number += run.count;
+    run = Run<format, down>(stretch, number, warp);
+    start();
     __syncthreads();
-    for (int32_t i = int32_t(threadIdx.x); i < pass.count * kFragmentRows * pass.tile.count; i += kThreads) {
-      const int32_t r = i % kFragmentRows, row_tile = i / kFragmentRows % pass.count;
-      const int32_t token = i / kFragmentRows / pass.count;
-      const float* from = sums + row_tile * pass.parts * kSumFloats + token * kSumStride + r;
-      float sum = 0;
-      for (int32_t part = 0; part < pass.parts; ++part) sum += from[part * kSumFloats];
-      product.store(token, (pass.row + row_tile) * kFragmentRows + r, sum * kTokensScale<format>);
-    }
-    pass = next;
   }
 }
 
@@ -222,7 +212,7 @@ __device__ void multiply_rows(const MoeTileProduct<down>& product, int32_t piece
       for (int distance = 16; distance > 0; distance /= 2) {
         sum += __shfl_xor_sync(kWholeWarp, sum, distance);
       }
-      if (lane == 0) product.store(i, row, sum);
+      if (lane == 0) product.store(i, row, sum, product.row(row));
     }
   }
 }
@@ -264,13 +254,11 @@ cudaError_t launch_format(const MoePlan& plan, uint32_t sets, const CudaTarget& 
   int32_t in = 0;
   if (sets & kMoeRouted) in = down ? args.down.in : args.up.in;
   if (sets & kMoeShared) in = std::max(in, down ? args.shared_down.in : args.shared_up.in);
-  int32_t pass_tiles = kPassTiles;
-  while (pass_tiles > 1 && Memory(plan, format, in, pass_tiles).bytes > target.shared_bytes) --pass_tiles;
-  const size_t shared_bytes = Memory(plan, format, in, pass_tiles).bytes;
+  const size_t shared_bytes = token_tile_bytes(format, in) + MoeLists::bytes(plan);
   const cudaError_t error = allow_shared_memory(moe_multiply<format, down>, shared_bytes);
   if (error != cudaSuccess) return error;
-  return launch(target, {2 * unsigned(target.multiprocessors), kThreads, shared_bytes},
-                moe_multiply<format, down>, plan, sets, in, pass_tiles);
+  return launch(target, {kBlocks * unsigned(target.multiprocessors), kThreads, shared_bytes},
+                moe_multiply<format, down>, plan, sets, in);
 }
 
 template <bool down>

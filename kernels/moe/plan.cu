@@ -8,9 +8,6 @@ namespace {
 
 /// Most tokens for which each token's live columns are read for itself: they are few, and the cache holds what tokens share.
 constexpr int32_t kSkipTokens = 64;
-/// Blocks of moe_down_live_columns that an SM should have to work on, and most pieces of rows of each.
-constexpr int32_t kLiveBlocks = 6;
-constexpr int32_t kMostLiveChunks = 7;
 /// Fewest blocks of 16 inputs of a part.
 constexpr int32_t kPartBlocks = 8;
 
@@ -53,19 +50,13 @@ void split_columns(MoePlan& plan, const CudaTarget& target) {
   }
 }
 
-/// The columns of several tokens' experts: in few parts, each for as many rows as leaves work for all.
-void share_columns(MoePlan& plan, const CudaTarget& target) {
+/// The columns of several tokens' experts: in as few parts as can be listed.
+void share_columns(MoePlan& plan) {
   const MoeArgs& args = plan.args;
   const auto splits = [](int32_t blocks) { return (blocks + kMoeListBlocks - 1) / kMoeListBlocks; };
   plan.routed_splits = splits(blocks_of(args.down.in));
   plan.shared_splits = plan.has_shared() ? splits(blocks_of(args.shared_down.in)) : 1;
   plan.parts = plan.routed_splits * args.top_k + (plan.has_shared() ? plan.shared_splits : 0);
-  const int32_t chunks = round_up(args.hidden, kColumnRows) / kColumnRows;
-  const int64_t wanted = kLiveBlocks * int64_t(target.multiprocessors);
-  while (plan.live_chunks < kMostLiveChunks &&
-         int64_t(plan.parts) * args.tokens * (chunks / (plan.live_chunks + 1)) >= wanted) {
-    ++plan.live_chunks;
-  }
 }
 
 /// Cuts an area into arrays, each at a multiple of 256 bytes.
@@ -112,9 +103,8 @@ MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* c
   plan.shared_stride = plan.has_shared() ? round_up(args.shared_up.out, kFragmentRows) : 0;
   plan.routed_splits = plan.shared_splits = 1;
   plan.parts = args.top_k + (plan.has_shared() ? 1 : 0);
-  plan.live_chunks = 1;
   if (plan.skips && args.tokens == 1) split_columns(plan, target);
-  if (plan.skips && args.tokens > 1) share_columns(plan, target);
+  if (plan.skips && args.tokens > 1) share_columns(plan);
 
   const size_t tokens = size_t(args.tokens), entries = tokens * size_t(args.top_k);
   Area area(workspace);
@@ -144,7 +134,7 @@ CudaScratch moe_cuda_scratch(const MoeArgs& args, const CudaTarget& target) {
 
 cudaError_t moe_down(const MoePlan& plan, const CudaTarget& target) {
   if (!plan.skips) return moe_down_tiles(plan, target);
-  return plan.args.tokens == 1 ? moe_down_skip(plan, target) : moe_down_live_columns(plan, target);
+  return plan.args.tokens == 1 ? moe_down_skip(plan, target) : moe_down_gather(plan, target);
 }
 
 cudaError_t moe_cuda(const MoeArgs& args, const Step* step, uint64_t* statistics, void* workspace,

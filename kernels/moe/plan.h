@@ -38,8 +38,7 @@ struct MoePlan {
   int32_t shared_stride;
   int32_t routed_splits;  ///< parts that the columns of one routed expert are cut into
   int32_t shared_splits;
-  int32_t live_chunks;  ///< pieces of 128 rows that a block of moe_down_live_columns works on
-  int32_t parts;        ///< partial sums of one token
+  int32_t parts;  ///< partial sums of one token
   /// [experts] sigmoid of the router's logits; unless alone [slices, tokens, experts] parts of logits
   float* scores;
   float* squares;    ///< [slices, tokens] of x; unless alone
@@ -75,7 +74,7 @@ cudaError_t moe_up_alone(const MoePlan& plan, const CudaTarget& target);
 cudaError_t moe_up_tiles(const MoePlan& plan, const CudaTarget& target);
 /// With `skips`: for one token with the least latency, for several with the least work.
 cudaError_t moe_down_skip(const MoePlan& plan, const CudaTarget& target);
-cudaError_t moe_down_live_columns(const MoePlan& plan, const CudaTarget& target);
+cudaError_t moe_down_gather(const MoePlan& plan, const CudaTarget& target);
 cudaError_t moe_down(const MoePlan& plan, const CudaTarget& target);
 cudaError_t moe_down_tiles(const MoePlan& plan, const CudaTarget& target);
 cudaError_t moe_count(const MoePlan& plan, uint64_t* statistics, const CudaTarget& target);

@@ -33,30 +33,37 @@ struct MoeTileProduct {
     return plan.normed + size_t(shared() ? e : e / plan.args.top_k) * size_t(plan.normed_stride);
   }
 
-  /// @param sum  row `row` times the inputs of token i, without row scale; rows that pad the matrix are zero
-  __device__ void store(int32_t i, int32_t row, float sum) const {
-    const MoeArgs& args = plan.args;
+  /// Of an output row; zeros where rows pad the matrix.
+  struct Row {
+    float scale, bias;
+  };
+  __device__ Row row(int32_t row) const {
     const WeightView& view = weight();
-    const bool exists = row < view.out;
+    if (row >= view.out) return {0, 0};
+    const MoeArgs& args = plan.args;
+    const float* bias = down ? (shared() ? args.shared_down_bias : args.down_bias)
+                             : (shared() ? args.shared_up_bias : args.up_bias);
     const size_t index = size_t(matrix()) * size_t(view.out) + size_t(row);
+    return {view.row_scales[index], bias == nullptr ? 0.0f : bias[index]};
+  }
+
+  /// @param sum  row `index` times the inputs of token i, without row scale
+  __device__ void store(int32_t i, int32_t index, float sum, const Row& row) const {
+    const MoeArgs& args = plan.args;
     const int32_t e = entry(i);
+    sum = sum * row.scale + row.bias;
     if constexpr (down) {
-      if (!exists) return;
-      const float* bias = shared() ? args.shared_down_bias : args.down_bias;
-      sum = sum * view.row_scales[index] + (bias == nullptr ? 0.0f : bias[index]);
+      if (index >= weight().out) return;
       const int32_t token = shared() ? e : e / args.top_k;
       const int32_t part = shared() ? args.top_k : e % args.top_k;
-      plan.outputs[(size_t(token) * size_t(plan.parts) + size_t(part)) * size_t(args.hidden) + size_t(row)] =
-          shared() ? sum : sum * __ldcg(plan.weights + e);
+      plan.outputs[(size_t(token) * size_t(plan.parts) + size_t(part)) * size_t(args.hidden) +
+                   size_t(index)] = shared() ? sum : sum * __ldcg(plan.weights + e);
     } else {
-      const float* bias = shared() ? args.shared_up_bias : args.up_bias;
-      float value = 0;
-      if (exists) value = sum * view.row_scales[index] + (bias == nullptr ? 0.0f : bias[index]);
       // Not a maximum with 0: a NaN must stay one.
-      value = value < 0.0f ? 0.0f : value * value;
+      const float value = sum < 0.0f ? 0.0f : sum * sum;
       uint16_t* to = shared() ? plan.shared + size_t(e) * size_t(plan.shared_stride)
                               : plan.hidden + size_t(e) * size_t(plan.width_stride);
-      to[row] = bf16_from_float(value);
+      to[index] = bf16_from_float(value);
     }
   }
 };

@@ -209,16 +209,6 @@ void bench_one(BenchLayer& layer, int copies) {
     const std::string name = "down, " + std::to_string(splits * (kTopK + 2)) + " parts";
     bench.report(name.c_str(), bench.microseconds(moe_down_skip, change), bench.weight_bytes() - up);
   }
-  for (const int32_t chunks : {1, 2}) {
-    const auto change = [&](MoePlan& plan) {
-      plan.routed_splits = 1;
-      plan.shared_splits = 2;
-      plan.parts = kTopK + 2;
-      plan.live_chunks = chunks;
-    };
-    const std::string name = "down as of several, " + std::to_string(chunks) + " pieces";
-    bench.report(name.c_str(), bench.microseconds(moe_down_live_columns, change), bench.weight_bytes() - up);
-  }
 }
 
 void bench_many(BenchLayer& layer, int32_t tokens) {
@@ -229,15 +219,7 @@ void bench_many(BenchLayer& layer, int32_t tokens) {
   bench.report("layer", bench.microseconds(whole), bench.weight_bytes());
   bench.report("route", bench.microseconds(moe_route), 4.0 * kExperts * kHidden);
   bench.report("up", bench.microseconds(moe_up_tiles), up);
-  for (const int32_t chunks : {0, 1, 3, 7}) {
-    if (tokens > 64) break;
-    const auto change = [&](MoePlan& plan) {
-      if (chunks != 0) plan.live_chunks = chunks;
-    };
-    const std::string name =
-        "down, live, " + (chunks == 0 ? "as planned" : std::to_string(chunks) + " pieces");
-    bench.report(name.c_str(), bench.microseconds(moe_down_live_columns, change), bench.weight_bytes() - up);
-  }
+  if (tokens <= 64) bench.report("down", bench.microseconds(moe_down_gather), bench.weight_bytes() - up);
   const auto dense = [](MoePlan& plan) {
     plan.skips = false;
     plan.parts = kTopK + 1;
