@@ -12,6 +12,8 @@ constexpr int kWarps = kThreads / 32;
 /// Units of weights that a warp has under way, and where shared memory is short. More are no faster: 14.6, 15.7, 16.8 and 18.7 us
 /// with 4, 6, 8 and 10 through the copy engine, 13.1 with 6 that the lanes copy (nano-30b on an H100).
 constexpr int kDepth = 6, kShortDepth = 4;
+/// Experts that a lane may have to choose from: 128 or 512 in all.
+constexpr int kFewKeys = 4, kManyKeys = 16;
 /// Row tiles that a block works on at once.
 constexpr int kPassTiles = 8;
 /// Vectors of x and norm that a thread keeps.
@@ -134,21 +136,22 @@ __device__ float add_squares(float4 x, float sum) {
 
 /// Shared memory of a block.
 struct Memory {
-  size_t ring, sums, x, squares, choice, bytes;
+  size_t ring, sums, x, squares, chosen, scores, bytes;
   __host__ __device__ Memory(const MoeArgs& args, int depth) {
     const size_t units = size_t(fragment_units(nvfp4, args.hidden));
     ring = 0;
     sums = ring + size_t(kWarps) * size_t(depth) * fragment_unit_bytes(nvfp4);
     x = sums + size_t(kPassTiles) * units * kFragmentRows * 4;
     squares = x + units * size_t(fragment_inputs(nvfp4)) * 2;
-    choice = squares + kWarps * 4;
-    bytes = choice + MoeBlockChoice::bytes(args);
+    chosen = squares + kWarps * 4;
+    scores = chosen + kWarps * size_t(args.top_k) * 4;
+    bytes = scores + size_t(args.top_k) * 4;
   }
 };
 
-/// Norm, choice of experts and `up` with its activation, for one token. Each block chooses for itself while the weights of
+/// Norm, choice of experts and `up` with its activation, for one token. Each warp chooses for itself while the weights of
 /// the shared expert are on their way.
-template <int depth>
+template <int depth, int keys>
 __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
   grid_dependency_launch();
   const MoeArgs& args = plan.args;
@@ -159,7 +162,8 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
   float* sums = reinterpret_cast<float*>(memory + at.sums);
   uint16_t* x = reinterpret_cast<uint16_t*>(memory + at.x);
   float* squares = reinterpret_cast<float*>(memory + at.squares);
-  const MoeBlockChoice choice(args, memory + at.choice);
+  int32_t* chosen = reinterpret_cast<int32_t*>(memory + at.chosen) + warp * args.top_k;
+  MoeWarpChoice<keys> choice(args);
 
   Pass pass(plan, 0);
   const int32_t units = pass.units;
@@ -196,7 +200,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
     values[i] = k < args.hidden ? load4(args.x + k) : make_float4(0, 0, 0, 0);
   }
   const bool live = plan.step->tokens > 0;
-  moe_read_scores(args, plan.scores, choice);
+  choice.read(args, plan.scores);
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) square = add_squares(values[i], square);
 #pragma unroll 1
@@ -221,21 +225,21 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
   }
 #pragma unroll 1
   for (int32_t k = args.hidden + thread; k < units * fragment_inputs(nvfp4); k += kThreads) x[k] = 0;
-  moe_mark_chosen(args, choice);
-  __syncthreads();
-  moe_list_chosen(args, choice);
-  __syncthreads();
-  start = reinterpret_cast<uint64_t>(pass.weights(lane, choice.chosen));
+  choice.choose(args, chosen);
+  start = reinterpret_cast<uint64_t>(pass.weights(lane, chosen));
 #pragma unroll 1
   for (; filled < depth; ++filled) {
     if (ahead.tile < pass.tiles) copy(ahead, filled);
     copy_async_commit();
     ahead.next(units);
   }
-  if (blockIdx.x == 0 && live) moe_store_chosen(args, choice, plan.chosen, plan.weights);
+  if (blockIdx.x == 0 && warp == 0 && live) {
+    choice.store(args, chosen, reinterpret_cast<float*>(memory + at.scores), plan.chosen, plan.weights);
+  }
+  __syncthreads();
 
   while (true) {
-    const Row row(pass, thread, choice.chosen);
+    const Row row(pass, thread, chosen);
     Token<nvfp4> token;
     int32_t slot = 0;
     for (Walk walk(warp, units); walk.tile < pass.tiles; walk.next(units)) {
@@ -271,7 +275,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
     copy_async_wait<0>();
     pass.first += kPassTiles;
     pass.tiles = min(pass.of_block() - pass.first, kPassTiles);
-    start = reinterpret_cast<uint64_t>(pass.weights(lane, choice.chosen));
+    start = reinterpret_cast<uint64_t>(pass.weights(lane, chosen));
     ahead = Walk(warp, units);
 #pragma unroll 1
     for (int i = 0; i < depth; ++i) {
@@ -282,28 +286,32 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
   }
 }
 
-template <int depth>
-cudaError_t launch_depth(const MoePlan& plan, const CudaTarget& target) {
+template <int depth, int keys>
+cudaError_t launch_up(const MoePlan& plan, const CudaTarget& target) {
   const MoeArgs& args = plan.args;
   const size_t shared_bytes = Memory(args, depth).bytes;
-  const cudaError_t error = allow_shared_memory(moe_up_one<depth>, shared_bytes);
+  const cudaError_t error = allow_shared_memory(moe_up_one<depth, keys>, shared_bytes);
   if (error != cudaSuccess) return error;
   const int tiles = (round_up(args.up.out, kFragmentRows) * args.top_k +
                      (plan.has_shared() ? round_up(args.shared_up.out, kFragmentRows) : 0)) /
                     kFragmentRows;
   const int blocks = tiles < target.multiprocessors ? tiles : target.multiprocessors;
-  return launch(target, {unsigned(blocks), kThreads, shared_bytes}, moe_up_one<depth>, plan);
+  return launch(target, {unsigned(blocks), kThreads, shared_bytes}, moe_up_one<depth, keys>, plan);
 }
 
 }  // namespace
 
 bool moe_up_alone_fits(const MoeArgs& args, const CudaTarget& target) {
-  return Memory(args, kShortDepth).bytes <= target.shared_bytes;
+  return args.topk_groups == args.groups && args.experts <= MoeWarpChoice<kManyKeys>::kMost &&
+         Memory(args, kShortDepth).bytes <= target.shared_bytes;
 }
 
 cudaError_t moe_up_alone(const MoePlan& plan, const CudaTarget& target) {
   const bool roomy = Memory(plan.args, kDepth).bytes <= target.shared_bytes;
-  return roomy ? launch_depth<kDepth>(plan, target) : launch_depth<kShortDepth>(plan, target);
+  if (plan.args.experts <= MoeWarpChoice<kFewKeys>::kMost) {
+    return roomy ? launch_up<kDepth, kFewKeys>(plan, target) : launch_up<kShortDepth, kFewKeys>(plan, target);
+  }
+  return roomy ? launch_up<kDepth, kManyKeys>(plan, target) : launch_up<kShortDepth, kManyKeys>(plan, target);
 }
 
 }  // namespace nibblet
