@@ -11,7 +11,7 @@ namespace nibblet {
 namespace {
 
 /// Limits, so that what a thread does beside the product stays little: of all elements, and of one row's, that may be exceptions.
-/// Normally distributed weights have 1 in 6,000, the matrices of trained models that were counted up to 1 in 2,000.
+/// Normally distributed weights have 1 in 9,000, the matrices of trained models that were counted up to 1 in 2,000.
 constexpr uint64_t kOneInElements = 512;
 constexpr uint32_t kMostInRow = 64;
 

@@ -35,7 +35,7 @@ inline uint16_t bf16_bits(double value) {
   return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/// Gives a bf16 weight normally distributed elements, as trained ones are more or less: one in 6,000 is an exception.
+/// Gives a bf16 weight normally distributed elements, as trained ones are more or less: one in 9,000 is an exception.
 inline void make_normal(RandomWeight& weight, uint32_t seed) {
   std::mt19937 random(seed);
   std::normal_distribution<double> normal(0, 1 / std::sqrt(double(weight.in)));
