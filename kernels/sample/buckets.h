@@ -1,9 +1,9 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
 
-#include "kernels/numerics/exp.h"
+#include "kernels/sample/lanes.h"
 #include "kernels/sample/score.h"
 
 namespace nibblet {
@@ -24,7 +24,7 @@ class Buckets {
     for (int32_t first = 0; first < scores_.vocabulary; first += kBlock) {
       const int32_t count = distances(first, block);
       place(block);
-      weigh(block);
+      lanes_.weights(block.values);
       for (int32_t i = 0; i < count; ++i) mass_[block.places[i]] += block.values[i];
     }
     total_ = 0;
@@ -51,44 +51,41 @@ class Buckets {
 
   /// The ids of a bucket, ascending. @return how many
   int32_t collect(int32_t bucket, int32_t* ids) const {
-    return collect_if(ids, [&](Block& block) {
+    Block block;
+    int32_t found = 0;
+    for (int32_t first = 0; first < scores_.vocabulary; first += kBlock) {
+      const int32_t count = distances(first, block);
       place(block);
-      return [&block, bucket](int32_t i, int32_t) { return block.places[i] == bucket; };
-    });
+      uint64_t mask = lanes_.equal(block.places, bucket);
+      if (count < kBlock) mask &= (uint64_t{1} << count) - 1;
+      for (; mask != 0; mask &= mask - 1) ids[found++] = first + std::countr_zero(mask);
+    }
+    return found;
   }
 
   /// The ids that weigh at least `least`, and `best`.
   int32_t collect_heavy(double least, int32_t best, int32_t* ids) const {
-    return collect_if(ids, [&](Block& block) {
-      weigh(block);
-      return [&block, least, best](int32_t i, int32_t id) { return block.values[i] >= least || id == best; };
-    });
+    Block block;
+    int32_t found = 0;
+    for (int32_t first = 0; first < scores_.vocabulary; first += kBlock) {
+      const int32_t count = distances(first, block);
+      lanes_.weights(block.values);
+      for (int32_t i = 0; i < count; ++i) {
+        ids[found] = first + i;
+        found += block.values[i] >= least || first + i == best;
+      }
+    }
+    return found;
   }
 
  private:
-  typedef float FloatVector __attribute__((vector_size(16)));
-  typedef int32_t IntVector __attribute__((vector_size(16)));
-
-  /// Tokens that are looked at together.
-  static constexpr int32_t kBlock = 64;
+  static constexpr int32_t kBlock = kSampleBlock;
   struct Block {
-    alignas(16) float values[kBlock];
-    alignas(16) int32_t places[kBlock];
+    alignas(64) float values[kBlock];
+    alignas(64) int32_t places[kBlock];
   };
 
-  /// Calls body(lanes, i) for the values of a block, four at a time, and stores the lanes back.
-  template <typename Body>
-  static void for_lanes(Block& block, Body body) {
-    for (int32_t i = 0; i < kBlock; i += 4) {
-      FloatVector lanes;
-      std::memcpy(&lanes, block.values + i, sizeof lanes);
-      body(lanes, i);
-      std::memcpy(block.values + i, &lanes, sizeof lanes);
-    }
-  }
-
-  /// Values become (score - largest) / temperature, 0 for scores that tie with the largest, infinite ones too.
-  /// @return how many there are
+  /// Values become distances from the largest score. @return how many there are
   int32_t distances(int32_t first, Block& block) const {
     const int32_t count = std::min(kBlock, scores_.vocabulary - first);
     if (scores_.seen == nullptr) {
@@ -97,45 +94,13 @@ class Buckets {
       for (int32_t i = 0; i < count; ++i) block.values[i] = scores_(first + i);
     }
     std::fill(block.values + count, block.values + kBlock, 0.0f);
-    const FloatVector largest = FloatVector{} + largest_;
-    const FloatVector lowest = FloatVector{} - std::numeric_limits<float>::infinity();
-    for_lanes(block, [&](FloatVector& score, int32_t) {
-      score = score == score ? score : lowest;
-      score = score == largest ? FloatVector{} : (score - largest) / temperature_;
-    });
+    lanes_.distances(block.values, largest_, temperature_);
     return count;
   }
 
-  /// Places are buckets of a thirty-second of a nat; what weighs less than e to the -32 shares the last.
-  static void place(Block& block) {
-    for_lanes(block, [&](FloatVector& distance, int32_t i) {
-      const FloatVector last = FloatVector{} + float(kCount - 1);
-      const FloatVector scaled = distance * -32.0f;
-      const IntVector places = __builtin_convertvector(scaled < last ? scaled : last, IntVector);
-      std::memcpy(block.places + i, &places, sizeof places);
-    });
-  }
+  void place(Block& block) const { lanes_.places(block.values, block.places, kCount - 1); }
 
-  /// Values become weights.
-  static void weigh(Block& block) {
-    for_lanes(block, [](FloatVector& lanes, int32_t) { exp_lanes<FloatVector, IntVector>(lanes); });
-  }
-
-  template <typename Prepare>
-  int32_t collect_if(int32_t* ids, Prepare prepare) const {
-    Block block;
-    int32_t found = 0;
-    for (int32_t first = 0; first < scores_.vocabulary; first += kBlock) {
-      const int32_t count = distances(first, block);
-      const auto wanted = prepare(block);
-      for (int32_t i = 0; i < count; ++i) {
-        ids[found] = first + i;
-        found += wanted(i, first + i);
-      }
-    }
-    return found;
-  }
-
+  const SampleLanes& lanes_ = sample_lanes();
   const Scores& scores_;
   const float largest_;
   const float temperature_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/numerics/exp.h"
 #include "kernels/sample/buckets.h"
 
 namespace nibblet {
@@ -133,10 +134,19 @@ int32_t choose_from_all(Candidates& candidates, const Buckets& buckets, float to
   return candidates.token_at(target - before);
 }
 
+/// As find_largest of the vocabulary.
+Largest find_best(const Scores& scores) {
+  if (scores.seen != nullptr) return find_largest(scores, scores.vocabulary);
+  const float largest = sample_lanes().largest(scores.logits, scores.vocabulary);
+  int32_t id = 0;
+  while (id < scores.vocabulary && scores.raw(id) != largest) ++id;
+  return {id, scores.raw(id)};
+}
+
 }  // namespace
 
 int32_t choose_token(const Scores& scores, const Sampling& sampling, float uniform, int32_t* scratch) {
-  const Largest best = find_largest(scores, scores.vocabulary);
+  const Largest best = find_best(scores);
   if (!(sampling.temperature > 0) || best.score == -std::numeric_limits<float>::infinity()) return best.id;
 
   Candidates candidates(scores, sampling.temperature, best.id, scratch);

@@ -3,6 +3,7 @@
 
 #include "kernels/sample/philox.h"
 #include "test/kernels/distribution.h"
+#include "test/kernels/inputs.h"
 #include "test/kernels/sampler.h"
 
 namespace nibblet::test {
@@ -35,23 +36,25 @@ TEST(philox_known_answers) {
 }
 
 TEST(sample_greedy) {
-  Sampling greedy = plain_sampling();
-  greedy.temperature = 0;
-  CHECK_EQ(sample_one({1, 3, 2, 3}, greedy, 5).token, 1);
-  const float nan = std::nanf("");
-  CHECK_EQ(sample_one({nan, -kInfinity, -1e30f, nan}, greedy, 5).token, 2);
-  CHECK_EQ(sample_one({nan, 5, kInfinity, kInfinity}, greedy, 5).token, 2);
-  CHECK_EQ(sample_one({nan, nan, nan}, greedy, 5).token, 0);
-  // Sampling is as safe: what cannot be chosen is not, and where nothing can be it is token 0.
-  for (int32_t position = 0; position < 50; ++position) {
-    CHECK_EQ(sample_one({nan, nan, nan}, plain_sampling(), position).token, 0);
-    CHECK_EQ(sample_one({nan, -kInfinity, 3, -kInfinity}, plain_sampling(), position).token, 2);
-    const int32_t token = sample_one({kInfinity, 9, kInfinity, nan}, plain_sampling(), position).token;
-    CHECK(token == 0 || token == 2);
-    Sampling cold = plain_sampling();
-    cold.temperature = 1e-30f;
-    CHECK_EQ(sample_one({1, 2, 1.5f}, cold, position).token, 1);
-  }
+  for_each_cpu_variant([] {
+    Sampling greedy = plain_sampling();
+    greedy.temperature = 0;
+    CHECK_EQ(sample_one({1, 3, 2, 3}, greedy, 5).token, 1);
+    const float nan = std::nanf("");
+    CHECK_EQ(sample_one({nan, -kInfinity, -1e30f, nan}, greedy, 5).token, 2);
+    CHECK_EQ(sample_one({nan, 5, kInfinity, kInfinity}, greedy, 5).token, 2);
+    CHECK_EQ(sample_one({nan, nan, nan}, greedy, 5).token, 0);
+    // Sampling is as safe: what cannot be chosen is not, and where nothing can be it is token 0.
+    for (int32_t position = 0; position < 50; ++position) {
+      CHECK_EQ(sample_one({nan, nan, nan}, plain_sampling(), position).token, 0);
+      CHECK_EQ(sample_one({nan, -kInfinity, 3, -kInfinity}, plain_sampling(), position).token, 2);
+      const int32_t token = sample_one({kInfinity, 9, kInfinity, nan}, plain_sampling(), position).token;
+      CHECK(token == 0 || token == 2);
+      Sampling cold = plain_sampling();
+      cold.temperature = 1e-30f;
+      CHECK_EQ(sample_one({1, 2, 1.5f}, cold, position).token, 1);
+    }
+  });
 }
 
 TEST(sample_oracle) {
@@ -83,6 +86,8 @@ TEST(sample_oracle) {
       ++compared;
       CHECK_EQ(result.token, expected);
     }
+    // Undecided or not: the variants compute the same bits.
+    for_each_cpu_variant([&] { CHECK_EQ(sample_one(logits, s, position).token, result.token); });
   }
   CHECK(undecided < compared / 50);
 }
