@@ -25,6 +25,8 @@ namespace avx512 {
 namespace {
 
 constexpr int kWidth = 16;
+// One vector is a block, and VPERMT2PS picks any lanes of two.
+#define NIBBLET_MIXER_SHUFFLES
 
 #include "kernels/mamba/mixer.inc"
 
