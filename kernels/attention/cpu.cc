@@ -1,12 +1,10 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "kernels/attention/cache.h"
-#include "kernels/attention/panels.h"
+#include "kernels/attention/lanes.h"
 #include "kernels/linear/matmul.h"
-#include "kernels/numerics/exp.h"
 #include "kernels/numerics/partition.h"
 
 // Both products of attention are the inner product of linear: scores = queries · keys and sums = weights · values, with
@@ -20,9 +18,6 @@ constexpr int32_t kRows = 16;
 /// Positions of a slice; the panels of one slice are at most 32 KiB.
 constexpr int32_t kSlice = 32;
 constexpr int32_t kMaxHeadDim = 256;
-
-typedef float FloatVector __attribute__((vector_size(16)));
-typedef int32_t IntVector __attribute__((vector_size(16)));
 
 /// Up to kRows query rows of one sequence and kv head.
 class Tile {
@@ -95,71 +90,24 @@ class Tile {
       const float* x[kRows];
       for (int32_t r = 0; r < count; ++r) x[r] = scores_[r] + slice;
       multiply(args_.head_dim, positions, value_scales_, x, count, sum_rows_);
-      for (int32_t r = 0; r < count; ++r) {
-        for (int32_t i = 0; i < padded_; ++i) sums_[r][i] += products_[r][i];
-      }
+      for (int32_t r = 0; r < count; ++r) lanes_.add(sums_[r], products_[r], padded_);
     }
-  }
-
-  /// Sixteen lanes of a page's values, then a tree.
-  template <typename Combine>
-  static float reduce(const float* values, Combine combine) {
-    float lanes[16];
-    std::copy(values, values + 16, lanes);
-    for (int32_t j = 16; j < kPageTokens; j += 16) {
-      for (int32_t i = 0; i < 16; ++i) lanes[i] = combine(lanes[i], values[j + i]);
-    }
-    for (int32_t width = 8; width > 0; width /= 2) {
-      for (int32_t i = 0; i < width; ++i) lanes[i] = combine(lanes[i], lanes[i + width]);
-    }
-    return lanes[0];
   }
 
   /// Turns the scores of a page into weights relative to the running maximum, and rescales what was summed before it.
   void weigh(int32_t r, int32_t visible) {
-    float* scores = scores_[r];
-    std::fill(scores + visible, scores + kPageTokens, kNothing);
-    float largest = reduce(scores, [](float a, float b) { return b > a ? b : a; });
-    largest = std::max(largest, largest_[r]);
-    if (largest == kNothing) {
-      // Nothing of this page is seen (or everything seen so far weighs nothing): no difference may become NaN.
-      std::fill(scores, scores + kPageTokens, 0.0f);
-      return;
-    }
-    const float rescale = vector_exp(largest_[r] - largest);
-    for (int32_t j = 0; j < kPageTokens; j += 4) {
-      // Vectors by hand: compilers see the branches of a clamped constant before they see four lanes.
-      FloatVector lanes;
-      std::memcpy(&lanes, scores + j, sizeof lanes);
-      lanes -= largest;
-      exp_lanes<FloatVector, IntVector>(lanes);
-      std::memcpy(scores + j, &lanes, sizeof lanes);
-    }
-    total_[r] = total_[r] * rescale + reduce(scores, [](float a, float b) { return a + b; });
-    if (rescale != 1) {
-      for (int32_t i = 0; i < padded_; ++i) sums_[r][i] *= rescale;
-    }
-    largest_[r] = largest;
+    std::fill(scores_[r] + visible, scores_[r] + kPageTokens, kNothing);
+    const float rescale = lanes_.weigh(scores_[r], largest_[r], total_[r]);
+    if (rescale != 1) lanes_.scale(sums_[r], rescale, padded_);
   }
 
   /// Packs `count` positions from `position` on into panels_.
   void pack(CachePart part, int32_t position, int32_t count) {
     const size_t start = cache_index(args_, index_, position, part, kv_head_);
-    const auto apply = [&]<typename T>(const T* cache) {
-      finite_ &= all_finite(cache + start, size_t(count) * args_.head_dim);
-      if (part == kKey) {
-        pack_keys(cache + start, count, args_.head_dim, panels_);
-      } else {
-        pack_values(cache + start, count, args_.head_dim, panels_);
-      }
-    };
-    if (args_.cache_type == DType::e4m3) {
-      apply(static_cast<const uint8_t*>(args_.cache));
-    } else if (args_.cache_type == DType::bf16) {
-      apply(static_cast<const uint16_t*>(args_.cache));
-    } else {
-      apply(static_cast<const uint32_t*>(args_.cache));
-    }
+    const size_t size = args_.cache_type == DType::e4m3 ? 1 : args_.cache_type == DType::bf16 ? 2 : 4;
+    const void* from = static_cast<const uint8_t*>(args_.cache) + start * size;
+    const auto pack_part = part == kKey ? lanes_.pack_keys : lanes_.pack_values;
+    finite_ &= pack_part(args_.cache_type, from, count, args_.head_dim, panels_);
   }
 
   void multiply(int32_t out, int32_t in, const float* scales, const float* const* x, int32_t count,
@@ -178,6 +126,7 @@ class Tile {
     plan_matmul(weight)(weight, 0, x, count, 0, out, y);
   }
 
+  const AttentionLanes& lanes_ = attention_lanes();
   const AttentionArgs& args_;
   const Sequence& sequence_;
   const int32_t index_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "kernels/pack/layout.h"
 
@@ -14,34 +15,94 @@ namespace nibblet {
 template <typename T>
 constexpr int32_t kWordInputs = int32_t(4 / sizeof(T));
 
-/// From four consecutive elements to a word.
-template <typename T>
-inline uint32_t word_of(uint32_t bytes) {
-  if constexpr (sizeof(T) != 1) return bytes;
-  return (bytes & 0xff0000ff) | (bytes >> 8 & 0xff00) | (bytes << 8 & 0xff0000);
+/// From four consecutive elements to a word, or to a vector of them.
+template <typename T, typename Words>
+[[gnu::always_inline]] inline void to_word(Words& bytes) {
+  if constexpr (sizeof(T) == 1) {
+    bytes = (bytes & 0xff0000ff) | (bytes >> 8 & 0xff00) | (bytes << 8 & 0xff0000);
+  }
+}
+
+/// `width` words or floats.
+template <int width>
+struct VectorsOf {
+  typedef uint32_t Words __attribute__((vector_size(width * 4)));
+  typedef int32_t Ints __attribute__((vector_size(width * 4)));
+  typedef float Floats __attribute__((vector_size(width * 4)));
+};
+
+/// Where lane `lane` of the upper or lower one of two rows of a transpose comes from, in its step with `distance`.
+constexpr int crossed(int lanes, int distance, bool upper, int lane) {
+  const bool other = (lane & distance) != 0;
+  if (upper) return other ? lanes + lane : lane + distance;
+  return other ? lanes + lane - distance : lane;
+}
+
+/// By reference: functions that return vectors depend on the machine.
+template <int distance, bool upper, typename Words, int... lanes>
+[[gnu::always_inline]] inline void cross(const Words& a, const Words& b, Words& to,
+                                         std::integer_sequence<int, lanes...>) {
+  typedef typename VectorsOf<sizeof...(lanes)>::Ints Ints;
+  to = __builtin_shuffle(a, b, Ints{crossed(sizeof...(lanes), distance, upper, lanes)...});
+}
+
+/// Transposes `width` rows of `width` words in place.
+template <int width, int distance = 1, typename Words>
+[[gnu::always_inline]] inline void transpose(Words* rows) {
+  if constexpr (distance < width) {
+    for (int i = 0; i < width; ++i) {
+      if ((i & distance) != 0) continue;
+      const Words a = rows[i], b = rows[i + distance];
+      constexpr std::make_integer_sequence<int, width> lanes;
+      cross<distance, false>(a, b, rows[i], lanes);
+      cross<distance, true>(a, b, rows[i + distance], lanes);
+    }
+    transpose<width, 2 * distance>(rows);
+  }
 }
 
 /// Packs `count` keys of `head_dim` elements as rows of panels with head_dim inputs; absent rows of the last panel and
 /// inputs up to the next multiple of 16 are 0.
-template <typename T>
-void pack_keys(const T* keys, int32_t count, int32_t head_dim, uint32_t* panels) {
+/// @tparam width  words of the vectors to transpose with
+template <int width, typename T>
+[[gnu::always_inline]] inline void pack_keys(const T* keys, int32_t count, int32_t head_dim,
+                                             uint32_t* panels) {
   constexpr int32_t inputs = kWordInputs<T>;
   const int32_t whole = head_dim / inputs;
   const int32_t words = round_up(head_dim, kBlockInputs) / inputs;
   for (int32_t first = 0; first < count; first += kPanelRows, panels += words * kPanelRows) {
     const int32_t rows = std::min(kPanelRows, count - first);
     if (rows < kPanelRows || words > whole) std::fill(panels, panels + words * kPanelRows, 0u);
+    if (rows == kPanelRows && words == whole && words % width == 0) {
+      typedef typename VectorsOf<width>::Words Words;
+      for (int32_t w = 0; w < words; w += width) {
+        for (int32_t r = 0; r < kPanelRows; r += width) {
+          Words block[width];
+          for (int i = 0; i < width; ++i) {
+            std::memcpy(&block[i], keys + size_t(first + r + i) * head_dim + w * inputs, sizeof block[i]);
+          }
+          transpose<width>(block);
+          for (int i = 0; i < width; ++i) {
+            to_word<T>(block[i]);
+            std::memcpy(panels + (w + i) * kPanelRows + r, &block[i], sizeof block[i]);
+          }
+        }
+      }
+      continue;
+    }
     for (int32_t r = 0; r < rows; ++r) {
       const T* key = keys + size_t(first + r) * head_dim;
       uint32_t bytes;
       for (int32_t w = 0; w < whole; ++w) {
         std::memcpy(&bytes, key + w * inputs, sizeof bytes);
-        panels[w * kPanelRows + r] = word_of<T>(bytes);
+        to_word<T>(bytes);
+        panels[w * kPanelRows + r] = bytes;
       }
       if (head_dim % inputs == 0) continue;
       bytes = 0;
       std::memcpy(&bytes, key + whole * inputs, size_t(head_dim % inputs) * sizeof(T));
-      panels[whole * kPanelRows + r] = word_of<T>(bytes);
+      to_word<T>(bytes);
+      panels[whole * kPanelRows + r] = bytes;
     }
   }
 }
@@ -49,7 +110,8 @@ void pack_keys(const T* keys, int32_t count, int32_t head_dim, uint32_t* panels)
 /// Packs `count` values of `head_dim` elements as columns: panels of 16 channels with round_up(count, 16) inputs, absent
 /// ones 0 (their weights are 0, and what a page held before may be NaN).
 template <typename T>
-void pack_values(const T* values, int32_t count, int32_t head_dim, uint32_t* panels) {
+[[gnu::always_inline]] inline void pack_values(const T* values, int32_t count, int32_t head_dim,
+                                               uint32_t* panels) {
   constexpr int32_t inputs = kWordInputs<T>;
   const int32_t words = round_up(count, kBlockInputs) / inputs;
   for (int32_t first = 0; first < head_dim; first += kPanelRows, panels += words * kPanelRows) {
@@ -83,7 +145,7 @@ void pack_values(const T* values, int32_t count, int32_t head_dim, uint32_t* pan
 /// False when one of `count` elements is NaN or infinite. A weight of 0 does not keep those out of a sum, and the inner
 /// product, made for checked weights, takes the NaN of e4m3 for 480.
 template <typename T>
-bool all_finite(const T* elements, size_t count) {
+[[gnu::always_inline]] inline bool all_finite(const T* elements, size_t count) {
   // Adding one to an exponent of all ones (e4m3: to all ones) carries into the sign's place.
   constexpr uint32_t mask = sizeof(T) == 1 ? 0x7f7f7f7f : sizeof(T) == 2 ? 0x7f807f80 : 0x7f800000;
   constexpr uint32_t one = sizeof(T) == 1 ? 0x01010101 : sizeof(T) == 2 ? 0x00800080 : 0x00800000;
