@@ -30,6 +30,19 @@ export function short(value: number): string {
 
 export const percent = (share: number) => `${(100 * share).toFixed(0)} %`
 
+function loading({ load }: BenchResult): string {
+  const { seconds, firstTokenSeconds } = load
+  const first = firstTokenSeconds === undefined ? '' : `, first token ${firstTokenSeconds.toFixed(2)} later`
+  return `${seconds.toFixed(2)}${first}`
+}
+
+/** Of the memory, and of the cache where a token's bytes fit one. */
+function shares({ decode, cacheRooflineGBs }: BenchResult): string {
+  const { rooflineShare, cacheRooflineShare } = decode
+  if (cacheRooflineGBs === undefined || cacheRooflineShare === undefined) return percent(rooflineShare)
+  return `${percent(rooflineShare)}; ${percent(cacheRooflineShare)} of the cache's ${short(cacheRooflineGBs)} GB/s`
+}
+
 /** The report as Markdown. */
 export function describeReport(report: CpuReport): string {
   const { load, ops, models, peer, skipped } = report
@@ -65,11 +78,11 @@ export function describeReport(report: CpuReport): string {
     [
       ...models.map((model) => [
         model.model,
-        model.load.seconds.toFixed(2),
+        loading(model),
         `${short(model.prefill.tokensPerSecond)} over ${model.prefill.tokens}`,
         short(model.decode.tokensPerSecond),
         short(model.decode.bytesPerToken / 1e6),
-        percent(model.decode.rooflineShare),
+        shares(model),
         percent(model.decode.jsShare),
         model.experts ? percent(model.experts.decode.zeros) : '',
         model.peakResidentBytes === null ? '' : short(model.peakResidentBytes / 1e9),

@@ -44,7 +44,7 @@ export interface BenchResult {
   rooflineGBs: number
   /** Bytes that one read of a measurement covered: 4 GiB unless memory was short. */
   rooflineBytes: number
-  /** The same over as many bytes as a token needs, when that is at most 256 MiB: a cache's speed. */
+  /** The same over as many bytes as a token needs, again and again, when that is at most 256 MiB: a cache's speed. */
   cacheRooflineGBs?: number
   decode: {
     /** Of all requests together. */
@@ -52,6 +52,8 @@ export interface BenchResult {
     /** Bytes touched: weights that were read, state that was read and written. */
     bytesPerToken: number
     rooflineShare: number
+    /** Of `cacheRooflineGBs`, where that is measured. */
+    cacheRooflineShare?: number
     /** Time that JavaScript took a step, divided by the time of the step. */
     jsShare: number
     jsMillisecondsPerStep: number
@@ -64,7 +66,11 @@ export interface BenchResult {
     gpuIdleMicroseconds?: { median: number; p95: number }
   }
   prefill: { tokens: number; tokensPerSecond: number }
-  load: { seconds: number }
+  load: {
+    seconds: number
+    /** From the first request after the load, of at most 64 tokens, to its first token. */
+    firstTokenSeconds?: number
+  }
   /** Of the machine over the last minute, before and after: well above `threads`, and every speed here is too low. */
   loadAverage: { before: number; after: number }
   /** Weights, caches and temporaries on the device. */
@@ -120,7 +126,8 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
   try {
     const { vocabularySize } = parts.info
     const workload: Workload = { batch, prompt, generate, vocabularySize, signal }
-    const { decode, prefill, prefillTokens, runs, eventLoopDelay, processThreads } = await measure(parts, workload)
+    const measured = await measure(parts, workload)
+    const { firstTokenSeconds, decode, prefill, prefillTokens, runs, eventLoopDelay, processThreads } = measured
     const memory = parts.runner.memory
     const graphKernels = parts.runner.graph(batch).kernels
     const gpuIdleMicroseconds = device.cuda ? await measureIdle(parts, workload) : undefined
@@ -151,13 +158,14 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
         tokensPerSecond,
         bytesPerToken,
         rooflineShare: (bytesPerToken * tokensPerSecond) / (roofline.gigabytesPerSecond * 1e9),
+        ...(cache && { cacheRooflineShare: (bytesPerToken * tokensPerSecond) / (cache.gigabytesPerSecond * 1e9) }),
         jsShare: jsMilliseconds / 1e3 / decode.decodeSeconds,
         jsMillisecondsPerStep: jsMilliseconds / decode.decodeStats.steps,
         ...(device.cuda && { graphKernels }),
         ...(gpuIdleMicroseconds && { gpuIdleMicroseconds }),
       },
       prefill: { tokens: prefillTokens, tokensPerSecond: prefillTokens / prefill.prefillSeconds },
-      load: { seconds },
+      load: { seconds, firstTokenSeconds },
       loadAverage: { before: loadBefore, after: loadavg()[0] ?? 0 },
       memoryBytes,
       ...(matrices > 0 && { compactWeights: { matrices, bytes, plainBytes } }),
@@ -192,11 +200,12 @@ function check(sizes: { prompt: number; generate: number; batch: number; context
   }
 }
 
-/** The fastest decode and the fastest prefill of several runs, after one short run that wakes everything up. */
+/** The fastest decode and the fastest prefill of several runs, after one short run that wakes everything up: the first after the load. */
 async function measure(
   { runner }: ModelParts,
   workload: Workload,
 ): Promise<{
+  firstTokenSeconds: number
   decode: Timing
   prefill: Timing
   prefillTokens: number
@@ -206,7 +215,7 @@ async function measure(
 }> {
   const { prompt, batch } = workload
   const engine = new BatchEngine(runner, runner.allocator)
-  await runWorkload(engine, { ...workload, batch: 1, prompt: Math.min(prompt, 8), generate: 2 })
+  const first = await runWorkload(engine, { ...workload, batch: 1, prompt: Math.min(prompt, 64), generate: 2 })
   let decode: Timing | undefined
   let prefill: Timing | undefined
   let runs = 0
@@ -223,7 +232,8 @@ async function measure(
     runs += 1
   } while (runs < mostRuns && performance.now() - start < repeatSeconds * 1e3)
   const eventLoopDelay = watched()
-  return { decode, prefill, prefillTokens: prompt, runs, eventLoopDelay, processThreads: await processThreads() }
+  const rest = { prefillTokens: prompt, runs, eventLoopDelay, processThreads: await processThreads() }
+  return { firstTokenSeconds: first.prefillSeconds, decode, prefill, ...rest }
 }
 
 /** Between the last steps of a reply, all of which decode; undefined where nothing tells. */

@@ -63,6 +63,10 @@ function describe(result: BenchResult): string {
   const readBytes = `${(result.rooflineBytes / 2 ** 30).toFixed(2)} GiB${short}`
   const cache =
     result.cacheRooflineGBs === undefined ? '' : `; ${result.cacheRooflineGBs.toFixed(1)} GB/s over a token's bytes`
+  const { cacheRooflineShare } = decode
+  const cacheShare = cacheRooflineShare === undefined ? '' : `, ${percent(cacheRooflineShare)} of the cache's`
+  const { firstTokenSeconds } = result.load
+  const firstToken = firstTokenSeconds === undefined ? '' : `, first token ${late(1e3 * firstTokenSeconds)} later`
   const moe = (report: MoeReport) => {
     const { min, mean, max, of } = report.expertsTouched
     return `${percent(report.zeros)} zeros, ${min} to ${max} of ${of} experts a layer (mean ${mean.toFixed(1)}) in ${report.tokens} tokens`
@@ -72,10 +76,13 @@ function describe(result: BenchResult): string {
     row('device', `${result.device}, ${result.variant}, ${result.threads} threads, batch ${result.batch}`),
     row('roofline', `${result.rooflineGBs.toFixed(1)} GB/s in reads of ${readBytes}${cache}`),
     row('machine', `load average ${loadAverage.before.toFixed(1)} before, ${loadAverage.after.toFixed(1)} after`),
-    row('load', `${result.load.seconds.toFixed(2)} s`),
+    row('load', `${result.load.seconds.toFixed(2)} s${firstToken}`),
     row('prefill', `${speed(prefill.tokensPerSecond)} over ${prefill.tokens}`),
     row('decode', `${speed(decode.tokensPerSecond)}, best of ${result.runs}`),
-    row('  a token', `${gigabytes(decode.bytesPerToken)}, ${percent(decode.rooflineShare)} of the roofline`),
+    row(
+      '  a token',
+      `${gigabytes(decode.bytesPerToken)}, ${percent(decode.rooflineShare)} of the roofline${cacheShare}`,
+    ),
     row('  JavaScript', `${decode.jsMillisecondsPerStep.toFixed(3)} ms a step, ${percent(decode.jsShare)}`),
     ...(idle ? [row('  GPU idle', `${idle.median.toFixed(1)} µs a step, 5 % above ${idle.p95.toFixed(1)} µs`)] : []),
     ...(experts ? [row('  experts', moe(experts.decode)), row('experts', `${moe(experts.prefill)} of a prompt`)] : []),
