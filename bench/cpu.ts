@@ -8,7 +8,7 @@ import { type BenchResult, bench } from '../lib/bench/bench.js'
 import { measureRoofline } from '../lib/bench/roofline.js'
 import { Device } from '../lib/core/device.js'
 import { cases, measure, type OpResult } from './ops.js'
-import { runPeer } from './peer.js'
+import { type PeerResult, runPeer } from './peer.js'
 import { type CpuReport, cpuMarks, describeReport, insertReport } from './report.js'
 
 const { values } = parseArgs({
@@ -66,9 +66,18 @@ for (const name of values.model) {
   note(`${name}: decode ${result.decode.tokensPerSecond.toFixed(2)} tokens/s`)
 }
 
-const peer =
-  peerOptions && (await runPeer(peerOptions.program, { model: peerOptions.model, prompt, generate, threads }))
-if (peer) note(`${peer.program}: decode ${peer.decode.tokensPerSecond.toFixed(2)} tokens/s`)
+let peer: PeerResult | undefined
+if (peerOptions) {
+  try {
+    peer = await runPeer(peerOptions.program, { model: peerOptions.model, prompt, generate, threads })
+    note(`${peer.program}: decode ${peer.decode.tokensPerSecond.toFixed(2)} tokens/s`)
+  } catch (error) {
+    // Minutes of measurements are not lost with it.
+    skipped.push(`the peer: ${error instanceof Error ? error.message : error}`)
+    note(skipped.at(-1) ?? '')
+    process.exitCode = 1
+  }
+}
 const report: CpuReport = {
   cpu: cpus()[0]?.model ?? 'unknown',
   variant: Device.cpuVariant(),

@@ -21,7 +21,8 @@ interface Row {
   samples_ts: number[]
 }
 
-const runs = 3
+/** A prompt of 512 tokens takes it more than a minute on two cores, and it warms up with one more. */
+const runs = 2
 
 /**
  * Runs `llama-bench` of a llama.cpp build that the caller made, on a GGUF file that the caller has, through its command line
