@@ -143,6 +143,18 @@ __device__ __forceinline__ void load_shared_if(bool wanted, uint4& value, const 
 #endif
 }
 
+/// Writes 16 bytes that nobody reads soon: first to leave the caches. Both pointers are 16-byte aligned.
+__device__ __forceinline__ void store_once(void* to, const void* from) {
+  const uint4 value = *static_cast<const uint4*>(from);
+#ifdef __CUDACC__
+  asm volatile("st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(value.x), "r"(value.y),
+               "r"(value.z), "r"(value.w)
+               : "memory");
+#else
+  *static_cast<uint4*>(to) = value;
+#endif
+}
+
 /// 16 bytes that this block reads once and an earlier kernel may have written. `from` is 16-byte aligned.
 __device__ __forceinline__ uint4 load_once(const void* from) {
 #ifdef __CUDACC__

@@ -14,9 +14,8 @@ constexpr int32_t kTile = 8;
 
 /// Rows of a warp where a step has one token: one sequence alone fills the machine only with half heads.
 constexpr int kRowsOfOne = 2;
-constexpr int kRowsOfMany = 4;
-static_assert(2 * kFastState + 2 * kRowsOfMany * kWarps + kTile <= kThreads,
-              "a thread for each channel and gate, and for each token's step");
+static_assert(2 * kFastState + 2 * kRowsOfOne * kWarps + 1 <= kThreads,
+              "a thread for each channel and gate, and for the token's step");
 
 struct MixShape {
   int32_t parts;       ///< blocks of a head
@@ -260,8 +259,8 @@ cudaError_t launch_mix(const MambaArgs& args, int32_t capacity, float* gated, ui
 cudaError_t mamba_cuda_mix(const MambaArgs& args, int32_t capacity, float* gated, uint32_t* arrived,
                            const CudaTarget& target) {
   if (!mamba_cuda_is_fast(args)) return launch_mix<0>(args, capacity, gated, arrived, target);
-  if (capacity == 1) return launch_mix<kRowsOfOne>(args, capacity, gated, arrived, target);
-  return launch_mix<kRowsOfMany>(args, capacity, gated, arrived, target);
+  if (capacity > 1) return mamba_cuda_mix_batch(args, capacity, gated, arrived, target);
+  return launch_mix<kRowsOfOne>(args, capacity, gated, arrived, target);
 }
 
 }  // namespace nibblet

@@ -16,6 +16,10 @@ bool mamba_cuda_is_fast(const MambaArgs& args);
 cudaError_t mamba_cuda_mix(const MambaArgs& args, int32_t capacity, float* gated, uint32_t* arrived,
                            const CudaTarget& target);
 
+/// The same for capacities above 1 of what is fast, without its latency for one token but nearer to what memory gives.
+cudaError_t mamba_cuda_mix_batch(const MambaArgs& args, int32_t capacity, float* gated, uint32_t* arrived,
+                                 const CudaTarget& target);
+
 /// Steps of many tokens: convolution, scan and norm, a launch each.
 /// @param workspace  mamba_cuda_phases_bytes(args, capacity)
 cudaError_t mamba_cuda_phases(const MambaArgs& args, int32_t capacity, void* workspace,

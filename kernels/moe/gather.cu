@@ -21,6 +21,71 @@ constexpr int kListed = kListBlocks * kBlockInputs + kStep;
 /// 2⁶⁰ twice in bf16.
 constexpr uint32_t kHalfUnits = 0x5d805d80u;
 
+/// The columns that an activation multiplies, padded to whole steps with activations of zero.
+struct Listed {
+  uint32_t codes;   ///< where the column starts, in bytes
+  uint32_t scales;  ///< where its block starts
+};
+struct List {
+  Listed* columns;        ///< [kListed]
+  uint16_t* activations;  ///< [kListed] times 2⁶⁰
+};
+
+/// Makes the list of up to kListBlocks blocks of 16 inputs, one a thread. By all threads of a block, kListBlocks or more.
+/// @param scratch  32 · kListBlocks bytes
+/// @return the steps in it
+__device__ int32_t list_steps(const uint16_t* hidden, int32_t blocks, int32_t out, const List& list,
+                              uint16_t* scratch, int32_t* counts) {
+  const int32_t thread = int32_t(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  uint16_t* const own = scratch + thread * kBlockInputs;
+  uint32_t live = 0;
+  if (thread < blocks) {
+    const uint4* from = reinterpret_cast<const uint4*>(hidden) + thread * 2;
+    const uint4 halves[2] = {__ldcg(from), __ldcg(from + 1)};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      reinterpret_cast<uint4*>(own)[i] = halves[i];
+      const uint32_t pairs[4] = {halves[i].x, halves[i].y, halves[i].z, halves[i].w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        live |= uint32_t((pairs[j] & 0x7fffu) != 0) << (8 * i + 2 * j);
+        live |= uint32_t((pairs[j] & 0x7fff0000u) != 0) << (8 * i + 2 * j + 1);
+      }
+    }
+  }
+  const int32_t count = __popc(live);
+  int32_t place = count;
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int32_t before = __shfl_up_sync(0xffffffffu, place, unsigned(distance));
+    if (lane >= distance) place += before;
+  }
+  if (lane == 31 && warp < kListBlocks / 32) counts[warp] = place;
+  __syncthreads();
+  place -= count;
+  int32_t total = 0;
+#pragma unroll
+  for (int w = 0; w < kListBlocks / 32; ++w) {
+    if (w < warp) place += counts[w];
+    total += counts[w];
+  }
+  const uint32_t column_size = uint32_t(column_bytes(out)),
+                 block = uint32_t(thread) * uint32_t(column_block_bytes(out));
+#pragma unroll 1
+  for (; live != 0; live &= live - 1, ++place) {
+    const int32_t i = __ffs(int(live)) - 1;
+    list.columns[place] = {block + uint32_t(i) * column_size, block};
+    list.activations[place] = uint16_t(multiply_bf16x2(own[i], kHalfUnits));
+  }
+  const int32_t steps = (total + kStep - 1) / kStep;
+  if (total + thread < steps * kStep) {
+    list.columns[total + thread] = {0, 0};
+    list.activations[total + thread] = 0;
+  }
+  __syncthreads();
+  return steps;
+}
+
 /// The step's columns of a lane in shared memory: 2t, 2t + 1, 2t + 8 and 2t + 9, of which it has words 2g and 2g + 1. So rows
 /// g and g + 8 of an mma's first operand are rows 2g and 2g + 1 of a panel.
 struct Columns {
@@ -31,10 +96,10 @@ struct Columns {
       : scales(stage + kStep * kCodesStride + 2 * t * kScalesStride + 2 * g) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      codes[i] = *reinterpret_cast<const uint2*>(stage + of_lane(i, t) * kCodesStride + 8 * g);
+      const int32_t column = 2 * t + i % 2 + i / 2 * 8;
+      codes[i] = *reinterpret_cast<const uint2*>(stage + column * kCodesStride + 8 * g);
     }
   }
-  static __device__ int32_t of_lane(int i, int32_t t) { return 2 * t + i % 2 + i / 2 * 8; }
 
   /// Scales of rows 2g and 2g + 1 of a panel, of columns 2i and 2i + 1 of the four.
   __device__ uint32_t scale_bytes(int panel, int i) const {
@@ -45,133 +110,165 @@ struct Columns {
   }
 };
 
-/// Adds panels n and n + 4 of a step's columns, times W · 2⁻¹²⁰.
+/// A pair of codes as bf16 times 2⁻¹²⁶: the lower or the upper nibbles of pairs of equal bytes. All shifts go left, which is
+/// what the multiplier can do too.
+template <bool upper>
+__device__ __forceinline__ uint32_t decode_nibble(uint32_t bytes) {
+  const uint32_t sign = upper ? bytes : bytes << 4;
+  return (sign & 0x80008000u) | ((upper ? bytes << 2 : bytes << 6) & 0x01c001c0u);
+}
+
+/// Adds panels 2n and 2n + 1 of a step's columns, times W · 2⁻¹²⁰.
 template <int n>
 __device__ __forceinline__ void add_panels(const Columns& columns, const uint32_t (&b)[2],
                                            float (&sums)[8][4]) {
+  constexpr unsigned kBytes = 0x4400u + 0x1111u * n;
+  uint32_t bytes[4];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint2 first = columns.codes[2 * i], second = columns.codes[2 * i + 1];
+    bytes[2 * i] = __byte_perm(first.x, second.x, kBytes);
+    bytes[2 * i + 1] = __byte_perm(first.y, second.y, kBytes);
+  }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const unsigned halves = half == 0 ? 0x5410 : 0x7632;
     uint32_t a[4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint32_t bytes = columns.scale_bytes(n + half * 4, i);
-      const uint32_t scales[2] = {multiply_bf16x2(bytes << 4 & 0x07f007f0u, columns::kScaleUnit),
-                                  multiply_bf16x2(bytes >> 4 & 0x07f007f0u, columns::kScaleUnit)};
-      const uint2 first = columns.codes[2 * i], second = columns.codes[2 * i + 1];
-      a[2 * i] = multiply_bf16x2(columns::decode<n>(__byte_perm(first.x, second.x, halves)), scales[0]);
-      a[2 * i + 1] = multiply_bf16x2(columns::decode<n>(__byte_perm(first.y, second.y, halves)), scales[1]);
+      const uint32_t scales = columns.scale_bytes(2 * n + half, i);
+      const uint32_t first = multiply_bf16x2(scales << 4 & 0x07f007f0u, columns::kScaleUnit);
+      const uint32_t second = multiply_bf16x2(scales >> 4 & 0x07f007f0u, columns::kScaleUnit);
+      a[2 * i] = multiply_bf16x2(
+          half == 0 ? decode_nibble<false>(bytes[2 * i]) : decode_nibble<true>(bytes[2 * i]), first);
+      a[2 * i + 1] = multiply_bf16x2(
+          half == 0 ? decode_nibble<false>(bytes[2 * i + 1]) : decode_nibble<true>(bytes[2 * i + 1]), second);
     }
-    mma_bf16(sums[n + half * 4], a[0], a[1], a[2], a[3], b[0], b[1]);
+    mma_bf16(sums[2 * n + half], a[0], a[1], a[2], a[3], b[0], b[1]);
   }
 }
+
+/// Shared memory of a block of `warps`.
+struct Memory {
+  static constexpr size_t kActivations = kListed * sizeof(Listed);
+  static constexpr size_t kRing = kActivations + kListed * sizeof(uint16_t);
+  static_assert(kRing % 16 == 0 && kStageBytes % 16 == 0);
+  static_assert(kWarps * kStages * kStageBytes >= 32 * kListBlocks, "the ring is what a list is made in");
+  static size_t bytes(int32_t warps) { return kRing + size_t(warps) * kStages * kStageBytes; }
+};
 
 /// Blocks (i, p): some 128 rows each of one part, first those of the routed experts in the order of `entries`, so that what
 /// tokens share is read at about one time. The part is listed once; then a warp has rows of its own and takes the listed
 /// columns 16 at a time as the inner dimension of an mma, whose second operand is the activations and seven columns of zeros.
 __global__ void __launch_bounds__(kMostThreads, 3) moe_down_gathered(const MoePlan plan) {
-  __shared__ int32_t counts[kMostWarps];
-  __shared__ uint32_t alive[kMostWarps];
+  __shared__ int32_t counts[kListBlocks / 32];
   grid_dependency_launch();
   const MoeArgs& args = plan.args;
   const int32_t thread = int32_t(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int32_t g = lane / 4, t = lane % 4;
-  uint32_t* const list = dynamic_shared<uint32_t>();
-  uint8_t* const ring = reinterpret_cast<uint8_t*>(list + kListed) + warp * kStages * kStageBytes;
+  uint8_t* const memory = dynamic_shared<uint8_t>();
+  const List list = {reinterpret_cast<Listed*>(memory),
+                     reinterpret_cast<uint16_t*>(memory + Memory::kActivations)};
+  uint8_t* const ring = memory + Memory::kRing + warp * kStages * kStageBytes;
   const int32_t out = args.hidden;
   const int32_t chunks = (out + kColumnRows - 1) / kColumnRows;
-  const int32_t chunk = int32_t(blockIdx.x) * (int32_t(blockDim.x) / 32) + warp;
-  const int32_t routed_parts = args.tokens * args.top_k * plan.routed_splits;
+  const int32_t chunk = int32_t(blockIdx.x * (blockDim.x / 32)) + warp;
 
   grid_dependency_wait();
-  const int32_t tokens = plan.step->tokens;
-  int32_t token, number;
-  if (int32_t(blockIdx.y) < routed_parts) {
-    const int32_t i = int32_t(blockIdx.y) / plan.routed_splits;
-    if (i >= tokens * args.top_k) return;
-    const int32_t entry = __ldcg(plan.entries + i);
-    token = entry / args.top_k;
-    number = entry % args.top_k * plan.routed_splits + int32_t(blockIdx.y) % plan.routed_splits;
-  } else {
-    const int32_t i = int32_t(blockIdx.y) - routed_parts;
-    token = i / plan.shared_splits;
-    if (token >= tokens) return;
-    number = args.top_k * plan.routed_splits + i % plan.shared_splits;
-  }
-  const Part part(plan, size_t(token), number);
-  uint32_t pairs[8];
-  read_activations(part.hidden + part.first * kBlockInputs, part.last - part.first, pairs);
+  const uint32_t tokens = uint32_t(plan.step->tokens), top_k = uint32_t(args.top_k);
+  const uint32_t routed_parts = uint32_t(args.tokens) * top_k * uint32_t(plan.routed_splits);
+  const bool routed = blockIdx.y < routed_parts;
+  const uint32_t splits = uint32_t(routed ? plan.routed_splits : plan.shared_splits);
+  const uint32_t numbered = routed ? blockIdx.y : blockIdx.y - routed_parts;
+  const uint32_t use = numbered / splits, split = numbered % splits;
+  if (use >= (routed ? tokens * top_k : tokens)) return;
+  const WeightView& weight = routed ? args.down : args.shared_down;
+  uint32_t token = use, number = top_k * uint32_t(plan.routed_splits) + split;
   int32_t matrix = 0;
   float share = 1;
-  if (part.routed) {
-    matrix = __ldcg(plan.chosen + part.entry);
-    share = __ldcg(plan.weights + part.entry);
+  const uint16_t* hidden = plan.shared + size_t(token) * size_t(plan.shared_stride);
+  if (routed) {
+    const uint32_t entry = uint32_t(__ldcg(plan.entries + use));
+    token = entry / top_k;
+    number = entry % top_k * splits + split;
+    matrix = __ldcg(plan.chosen + entry);
+    share = __ldcg(plan.weights + entry);
+    hidden = plan.hidden + size_t(entry) * size_t(plan.width_stride);
   }
-  const int32_t total = list_columns(pairs, list, counts, alive);
-  const int32_t steps = (total + kStep - 1) / kStep;
-  if (total + thread < steps * kStep) list[total + thread] = 0;
-  __syncthreads();
+  const uint32_t blocks = uint32_t((weight.in + kBlockInputs - 1) / kBlockInputs);
+  const uint32_t first = blocks * split / splits, last = blocks * (split + 1) / splits;
+  const int32_t steps = list_steps(hidden + first * kBlockInputs, int32_t(last - first), out, list,
+                                   reinterpret_cast<uint16_t*>(memory + Memory::kRing), counts);
   if (chunk >= chunks) return;
 
-  const uint8_t* const data = part.weight.data + size_t(matrix) * part.weight.matrix_bytes +
-                              size_t(part.first) * column_block_bytes(out);
+  const uint8_t* const data =
+      weight.data + size_t(matrix) * weight.matrix_bytes + size_t(first) * column_block_bytes(out);
   const uint8_t* const codes = data + size_t(chunk) * 64 + size_t(t) * 16;
   const uint8_t* const scales =
       data + column_scales_offset(out) + size_t(chunk) * kColumnRows + size_t(t) * 16;
-  const uint32_t column_size = uint32_t(column_bytes(out)), block_size = uint32_t(column_block_bytes(out));
-  const auto fetch = [&](int32_t step) {
+  const auto fetch = [&](int32_t step, int32_t stage) {
+    if (step < steps) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (step >= steps) break;
-      uint8_t* const to = ring + step % kStages * kStageBytes;
-      const int32_t column = g + i * 8;
-      const uint32_t listed = list[step * kStep + column];
-      const uint32_t block = (listed >> 4 & 0xfff) * block_size;
-      copy_async(to + column * kCodesStride + t * 16, codes + block + (listed & 15) * column_size);
-      uint8_t* const scales_to = to + kStep * kCodesStride + column * kScalesStride + t * 16;
-      copy_async(scales_to, scales + block);
-      copy_async(scales_to + 64, scales + block + 64);
+      for (int i = 0; i < 2; ++i) {
+        const int32_t column = g + i * 8;
+        const Listed listed = list.columns[step * kStep + column];
+        uint8_t* const to = ring + stage + kStep * kCodesStride + column * kScalesStride + t * 16;
+        copy_async(ring + stage + column * kCodesStride + t * 16, codes + listed.codes);
+        copy_async(to, scales + listed.scales);
+        copy_async(to + 64, scales + listed.scales + 64);
+      }
     }
     copy_async_commit();
   };
-#pragma unroll
-  for (int i = 0; i < kStages; ++i) fetch(i);
+#pragma unroll 1
+  for (int i = 0; i < kStages; ++i) fetch(i, i * kStageBytes);
   float sums[8][4] = {};
+  int32_t stage = 0;
 #pragma unroll 1
   for (int32_t step = 0; step < steps; ++step) {
-    const auto activations = [&](int32_t i) {
-      const uint2 two = *reinterpret_cast<const uint2*>(list + step * kStep + 2 * t + 8 * i);
-      return g == 0 ? multiply_bf16x2(__byte_perm(two.x, two.y, 0x7632), kHalfUnits) : 0;
-    };
-    const uint32_t b[2] = {activations(0), activations(1)};
+    const uint32_t* const activations =
+        reinterpret_cast<const uint32_t*>(list.activations + step * kStep) + t;
+    const uint32_t b[2] = {g == 0 ? activations[0] : 0, g == 0 ? activations[4] : 0};
     copy_async_wait<kStages - 1>();
     __syncwarp();
-    const Columns columns(ring + step % kStages * kStageBytes, g, t);
+    const Columns columns(ring + stage, g, t);
     add_panels<0>(columns, b, sums);
     add_panels<1>(columns, b, sums);
     add_panels<2>(columns, b, sums);
     add_panels<3>(columns, b, sums);
     __syncwarp();
-    fetch(step + kStages);
+    fetch(step + kStages, stage);
+    stage = stage + kStageBytes == kStages * kStageBytes ? 0 : stage + kStageBytes;
   }
+  copy_async_wait<0>();
+  __syncwarp();
 
+  // By way of shared memory, so that each lane writes neighbouring rows.
+  float* const totals = reinterpret_cast<float*>(ring);
   if (t == 0) {
-    const size_t first = (size_t(token) * size_t(plan.parts) + size_t(number)) * size_t(out);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      const int32_t row = chunk * kColumnRows + i / 2 * kPanelRows + 2 * g + i % 2;
-      if (row >= out) continue;
-      const size_t index = size_t(matrix) * size_t(out) + size_t(row);
-      const float bias = part.bias == nullptr ? 0.0f : part.bias[index];
-      plan.outputs[first + size_t(row)] =
-          (sums[i / 2][i % 2 * 2] * kHalfUnit * part.weight.row_scales[index] + bias) * share;
+    for (int i = 0; i < 8; ++i) {
+      *reinterpret_cast<float2*>(totals + i * kPanelRows + 2 * g) = make_float2(sums[i][0], sums[i][2]);
     }
   }
-  if (!is_last_part(plan, plan.arrivals + size_t(token) * size_t(chunks) + size_t(chunk))) return;
-#pragma unroll
-  for (int i = 0; i < kColumnRows; i += 32) {
-    combine(plan, size_t(token), chunk * kColumnRows + i + lane);
+  __syncwarp();
+  float* const to = plan.outputs + (size_t(token) * size_t(plan.parts) + number) * size_t(out);
+  const float* const bias = split != 0 ? nullptr : routed ? args.down_bias : args.shared_down_bias;
+#pragma unroll 1
+  for (int32_t i = lane; i < kColumnRows; i += 32) {
+    const int32_t row = chunk * kColumnRows + i;
+    if (row >= out) break;
+    const size_t index = size_t(matrix) * size_t(out) + size_t(row);
+    to[row] =
+        (totals[i] * kHalfUnit * weight.row_scales[index] + (bias == nullptr ? 0.0f : bias[index])) * share;
   }
+  __syncwarp();
+  uint32_t* const arrivals = plan.arrivals + size_t(token) * size_t(chunks) + size_t(chunk);
+  uint32_t before = 0;
+  if (lane == 0) before = arrive_on(arrivals, 1);
+  if (__shfl_sync(0xffffffffu, before, 0) + 1 != uint32_t(plan.parts)) return;
+  if (lane == 0) *arrivals = 0;
+#pragma unroll 1
+  for (int32_t i = lane; i < kColumnRows; i += 32) combine(plan, size_t(token), chunk * kColumnRows + i);
 }
 
 }  // namespace
@@ -189,7 +286,7 @@ cudaError_t moe_down_gather(const MoePlan& plan, const CudaTarget& target) {
   const int32_t groups = (chunks + kMostWarps - 1) / kMostWarps;
   // A thread for each block of inputs that is listed.
   const int32_t needed = (chunks + groups - 1) / groups, warps = needed < kWarps ? kWarps : needed;
-  const size_t shared_bytes = kListed * 4 + size_t(warps) * kStages * kStageBytes;
+  const size_t shared_bytes = Memory::bytes(warps);
   const cudaError_t error = allow_shared_memory(moe_down_gathered, shared_bytes);
   if (error != cudaSuccess) return error;
   return launch(

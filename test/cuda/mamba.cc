@@ -171,7 +171,7 @@ TEST(cuda_bench_mamba) {
   struct Case {
     int32_t sequences, tokens;
   };
-  for (const Case c : {Case{1, 1}, {8, 8}, {64, 64}, {1, 16}, {1, 512}}) {
+  for (const Case c : {Case{1, 1}, {8, 8}, {32, 32}, {64, 64}, {1, 16}, {1, 64}, {1, 512}}) {
     const int copies = std::max(4, 32 / c.sequences);
     const int32_t slots = c.sequences * copies;
     MambaLayer host(kNano, 1, 3);
