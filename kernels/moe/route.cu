@@ -8,6 +8,10 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 /// Tokens that a block scores.
 constexpr int kScoredTokens = 16;
+/// Threads that choose for one token, how many of them share the sum of a logit, and parts of it that each reads at once.
+constexpr int kChoosing = 512;
+constexpr int kAdders = 4;
+constexpr int kParts = 6;
 /// Vectors of router weights that a thread holds before x is known.
 constexpr int kAhead = 3;
 
@@ -95,17 +99,20 @@ __global__ void __launch_bounds__(kThreads) moe_score_one(const MoePlan plan) {
 }
 
 /// Four values from k on, of which those past the end are zero.
-__device__ float4 read4(const MoePlan& plan, const float* row, int32_t k) {
-  const int32_t hidden = plan.args.hidden;
-  if (plan.vectors) return k < hidden ? load4(row + k) : make_float4(0, 0, 0, 0);
-  const auto value = [&](int32_t i) { return k + i < hidden ? __ldcg(row + k + i) : 0.0f; };
+template <bool vectors>
+__device__ float4 read4(const MoeArgs& args, const float* row, int32_t k) {
+  if constexpr (vectors) return k < args.hidden ? load4(row + k) : make_float4(0, 0, 0, 0);
+  const auto value = [&](int32_t i) { return k + i < args.hidden ? __ldcg(row + k + i) : 0.0f; };
   return {value(0), value(1), value(2), value(3)};
 }
 
 /// Blocks (i, j, l): what inputs [kMoeSlice · j, kMoeSlice · (j + 1)) add to the logits of 32 experts, before the norm's
 /// root, and to the squares of kScoredTokens tokens. A lane has an expert, and a warp an equal part of the inputs.
+/// What a step has not it asks for only together with how many tokens it has.
+template <bool vectors>
 __global__ void __launch_bounds__(kThreads, 3) moe_score_many(const MoePlan plan) {
   constexpr int kOwn = kMoeSlice / kWarps;
+  constexpr int kOwnTokens = kScoredTokens / kWarps;
   __shared__ float4 inputs[kScoredTokens][kMoeSlice / 4];
   __shared__ float sums[kWarps][kScoredTokens][32];
   grid_dependency_launch();
@@ -117,39 +124,47 @@ __global__ void __launch_bounds__(kThreads, 3) moe_score_many(const MoePlan plan
 #pragma unroll
   for (int i = 0; i < kOwn / 4; ++i) {
     const int32_t k = first_input + warp * kOwn + i * 4;
-    const float4 norm = read4(plan, args.norm, k);
+    const float4 norm = read4<vectors>(args, args.norm, k);
     float4 row = make_float4(0, 0, 0, 0);
-    if (expert < args.experts) row = read4(plan, args.router + size_t(expert) * size_t(args.hidden), k);
+    if (expert < args.experts) {
+      row = read4<vectors>(args, args.router + size_t(expert) * size_t(args.hidden), k);
+    }
     weights[i] = {row.x * norm.x, row.y * norm.y, row.z * norm.z, row.w * norm.w};
   }
 
   grid_dependency_wait();
   const int32_t first = int32_t(blockIdx.z) * kScoredTokens;
-  const int32_t count = min(plan.step->tokens - first, kScoredTokens);
-  if (count <= 0) return;
   // 32 threads, a warp, read what a token has here.
   static_assert(kMoeSlice == 128);
+  float4 own[kOwnTokens];
 #pragma unroll
-  for (int t = warp; t < kScoredTokens; t += kWarps) {
-    float4 x = make_float4(0, 0, 0, 0);
-    if (t < count) {
-      x = read4(plan, args.x + size_t(first + t) * size_t(args.hidden), first_input + lane * 4);
+  for (int i = 0; i < kOwnTokens; ++i) {
+    const int32_t t = first + warp + i * kWarps;
+    own[i] = make_float4(0, 0, 0, 0);
+    if (t < args.tokens) {
+      own[i] = read4<vectors>(args, args.x + size_t(t) * size_t(args.hidden), first_input + lane * 4);
     }
-    inputs[t][lane] = x;
-    if (blockIdx.x > 0) continue;
-    const float squares = warp_sum(dot4(x, x, 0.0f));
-    if (lane == 0 && t < count)
-      plan.squares[size_t(slice) * size_t(args.tokens) + size_t(first + t)] = squares;
+  }
+  const int32_t count = min(plan.step->tokens - first, kScoredTokens);
+  if (count <= 0) return;
+#pragma unroll
+  for (int i = 0; i < kOwnTokens; ++i) {
+    const int32_t t = warp + i * kWarps;
+    inputs[t][lane] = own[i];
+    if (blockIdx.x > 0 || t >= count) continue;
+    const float squares = warp_sum(dot4(own[i], own[i], 0.0f));
+    if (lane == 0) plan.squares[size_t(slice) * size_t(args.tokens) + size_t(first + t)] = squares;
   }
   __syncthreads();
-#pragma unroll 4
-  for (int t = 0; t < kScoredTokens; ++t) {
+#pragma unroll 2
+  for (int t = 0; t < count; ++t) {
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < kOwn / 4; ++i) sum = dot4(inputs[t][warp * (kOwn / 4) + i], weights[i], sum);
     sums[warp][t][lane] = sum;
   }
   __syncthreads();
+#pragma unroll 1
   for (int32_t t = warp; t < count; t += kWarps) {
     float sum = 0;
 #pragma unroll
@@ -159,54 +174,88 @@ __global__ void __launch_bounds__(kThreads, 3) moe_score_many(const MoePlan plan
   }
 }
 
-/// One token a block: its scores and the choice, by the first warp, while the others write x̂ in bf16.
-__global__ void __launch_bounds__(kThreads) moe_choose_many(const MoePlan plan) {
+size_t choosing_bytes(const MoeArgs& args) {
+  return MoeChoice::bytes(args) + size_t(kAdders) * size_t(args.experts) * sizeof(float);
+}
+
+/// One token a block: its scores, then the choice by the first warp, while the others write x̂ in bf16. Like the experts'
+/// kernels it runs once a layer, after its code has left the instruction cache: unrolling costs more than it saves.
+template <bool vectors>
+__global__ void __launch_bounds__(kChoosing) moe_choose_many(const MoePlan plan) {
   grid_dependency_launch();
   const MoeArgs& args = plan.args;
   const MoeChoice choice(args, dynamic_shared<uint8_t>());
-  const int32_t thread = int32_t(threadIdx.x), warp = thread / 32, lane = thread % 32;
-  const size_t token = blockIdx.x, tokens = size_t(args.tokens);
+  float* const partial = reinterpret_cast<float*>(dynamic_shared<uint8_t>() + MoeChoice::bytes(args));
+  const int32_t thread = int32_t(threadIdx.x);
+  const size_t token = blockIdx.x, tokens = size_t(args.tokens), experts = size_t(args.experts);
+  const float bias = thread < args.experts ? args.bias[thread] : 0.0f;
+  // The threads behind the first warp have four values each.
+  const int32_t first = (thread - 32) * 4, stride = (kChoosing - 32) * 4;
   grid_dependency_wait();
-  if (int32_t(token) >= plan.step->tokens) return;
   const float* row = args.x + token * size_t(args.hidden);
-  const int32_t own = (thread - 32) * 4, stride = (kThreads - 32) * 4;
-  float4 x[kAhead];
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-    x[i] = warp > 0 ? read4(plan, row, own + i * stride) : make_float4(0, 0, 0, 0);
-  }
+  float4 value = make_float4(0, 0, 0, 0);
+  if (first >= 0) value = read4<vectors>(args, row, first);
   float squares = 0;
-  for (int32_t i = lane; i < plan.slices; i += 32)
+#pragma unroll 1
+  for (int32_t i = thread % 32; i < plan.slices; i += 32) {
     squares += __ldcg(plan.squares + size_t(i) * tokens + token);
-  squares = warp_sum(squares);
-  const float inverse = inverse_root(args, squares);
-  for (int32_t e = thread; e < args.experts; e += kThreads) {
-    float logit = 0;
-#pragma unroll 8
-    for (int32_t i = 0; i < plan.slices; ++i) {
-      logit += __ldcg(plan.scores + (size_t(i) * tokens + token) * size_t(args.experts) + size_t(e));
+  }
+  const int32_t adder = thread / (kChoosing / kAdders);
+#pragma unroll 1
+  for (int32_t e = thread % (kChoosing / kAdders); e < args.experts; e += kChoosing / kAdders) {
+    const float* from = plan.scores + token * experts + size_t(e);
+    float sum = 0;
+#pragma unroll 1
+    for (int32_t start = adder; start < plan.slices; start += kAdders * kParts) {
+      float parts[kParts];
+#pragma unroll
+      for (int i = 0; i < kParts; ++i) {
+        const int32_t slice = start + i * kAdders;
+        parts[i] = slice < plan.slices ? __ldcg(from + size_t(slice) * tokens * experts) : 0.0f;
+      }
+#pragma unroll
+      for (int i = 0; i < kParts; ++i) sum += parts[i];
     }
-    choice.set(e, sigmoid(logit * inverse), args.bias[e]);
+    partial[size_t(adder) * experts + size_t(e)] = sum;
+  }
+  // Asked for with the rest.
+  if (int32_t(token) >= plan.step->tokens) return;
+  const float inverse = inverse_root(args, warp_sum(squares));
+  __syncthreads();
+#pragma unroll 1
+  for (int32_t e = thread; e < args.experts; e += kChoosing) {
+    float logit = 0;
+#pragma unroll
+    for (int i = 0; i < kAdders; ++i) logit += partial[size_t(i) * experts + size_t(e)];
+    choice.set(e, sigmoid(logit * inverse), e == thread ? bias : args.bias[e]);
   }
   __syncthreads();
-  if (warp == 0) {
+  if (thread < 32) {
     moe_choose(args, choice);
     moe_publish(args, choice, plan.chosen + token * size_t(args.top_k),
                 plan.weights + token * size_t(args.top_k));
     return;
   }
   uint16_t* to = plan.normed + token * size_t(plan.normed_stride);
-  const auto write = [&](int32_t k, float4 value) {
-    const float4 norm = read4(plan, args.norm, k);
-    const auto pair = [&](float a, float b) { return bf16_pair_from_floats(a, b); };
-    *reinterpret_cast<uint2*>(to + k) = {pair(value.x * inverse * norm.x, value.y * inverse * norm.y),
-                                         pair(value.z * inverse * norm.z, value.w * inverse * norm.w)};
-  };
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-    if (own + i * stride < plan.normed_stride) write(own + i * stride, x[i]);
+#pragma unroll 1
+  for (int32_t k = first; k < plan.normed_stride; k += stride) {
+    const float4 norm = read4<vectors>(args, args.norm, k);
+    *reinterpret_cast<uint2*>(to + k) = {
+        bf16_pair_from_floats(value.x * inverse * norm.x, value.y * inverse * norm.y),
+        bf16_pair_from_floats(value.z * inverse * norm.z, value.w * inverse * norm.w)};
+    if (k + stride < plan.normed_stride) value = read4<vectors>(args, row, k + stride);
   }
-  for (int32_t k = own + kAhead * stride; k < plan.normed_stride; k += stride) write(k, read4(plan, row, k));
+}
+
+template <bool vectors>
+cudaError_t route_many(const MoePlan& plan, const CudaTarget& target) {
+  const MoeArgs& args = plan.args;
+  const dim3 scoring(unsigned(args.experts + 31) / 32, unsigned(plan.slices),
+                     unsigned(args.tokens + kScoredTokens - 1) / kScoredTokens);
+  const cudaError_t error = launch(target, {scoring, kThreads}, moe_score_many<vectors>, plan);
+  if (error != cudaSuccess) return error;
+  return launch(target, {unsigned(args.tokens), kChoosing, choosing_bytes(args)}, moe_choose_many<vectors>,
+                plan);
 }
 
 /// How many threads before this one hold `flag`, and how many do in all.
@@ -271,14 +320,9 @@ __global__ void __launch_bounds__(kThreads) moe_list(const MoePlan plan) {
 
 cudaError_t moe_route(const MoePlan& plan, const CudaTarget& target) {
   const MoeArgs& args = plan.args;
-  const unsigned experts = unsigned(args.experts), tokens = unsigned(args.tokens);
+  const unsigned experts = unsigned(args.experts);
   if (plan.alone) return launch(target, {experts, kThreads}, moe_score_one, plan);
-  const dim3 scoring((experts + 31) / 32, unsigned(plan.slices),
-                     (tokens + kScoredTokens - 1) / kScoredTokens);
-  cudaError_t error = launch(target, {scoring, kThreads}, moe_score_many, plan);
-  if (error == cudaSuccess) {
-    error = launch(target, {tokens, kThreads, MoeChoice::bytes(args)}, moe_choose_many, plan);
-  }
+  cudaError_t error = plan.vectors ? route_many<true>(plan, target) : route_many<false>(plan, target);
   if (error == cudaSuccess && !plan.local_lists) {
     error = launch(target, {experts, kThreads, 4 * size_t(args.experts)}, moe_list, plan);
   }

@@ -50,6 +50,7 @@ struct MoeBest {
   uint32_t key = 0;
   int32_t index = 0;
   __device__ MoeBest(const uint32_t* keys, int32_t count, int32_t lane) {
+#pragma unroll 4
     for (int32_t i = lane; i < count; i += 32) {
       if (keys[i] > key) key = keys[i], index = i;
     }
@@ -62,6 +63,7 @@ template <class Take>
 __device__ void moe_take_best(uint32_t* keys, int32_t count, int32_t wanted, const Take& take) {
   const int32_t lane = int32_t(threadIdx.x) % 32;
   MoeBest best(keys, count, lane);
+#pragma unroll 1
   for (int32_t i = 0; i < wanted; ++i) {
     const uint32_t key = __reduce_max_sync(0xffffffffu, best.key);
     const uint32_t votes = __ballot_sync(0xffffffffu, best.key == key);
@@ -80,8 +82,10 @@ __device__ void moe_take_best(uint32_t* keys, int32_t count, int32_t wanted, con
 /// Keeps the experts of all but the topk_groups best groups from being chosen.
 __device__ inline void moe_mask_groups(const MoeArgs& args, const MoeChoice& choice) {
   const int32_t size = args.experts / args.groups, lane = int32_t(threadIdx.x) % 32;
+#pragma unroll 1
   for (int32_t g = lane; g < args.groups; g += 32) {
     uint32_t best = 0, second = 0;
+#pragma unroll 1
     for (int32_t i = g * size; i < (g + 1) * size; ++i) {
       second = max(second, min(best, choice.keys[i]));
       best = max(best, choice.keys[i]);
@@ -91,6 +95,7 @@ __device__ inline void moe_mask_groups(const MoeArgs& args, const MoeChoice& cho
   __syncwarp();
   moe_take_best(choice.groups, args.groups, args.topk_groups, [](int32_t, int32_t) {});
   __syncwarp();
+#pragma unroll 1
   for (int32_t e = lane; e < args.experts; e += 32) {
     if (choice.groups[e / size] != 0) choice.keys[e] = moe_key(kMoeNever);
   }
@@ -105,9 +110,11 @@ __device__ inline void moe_choose(const MoeArgs& args, const MoeChoice& choice) 
     if (lane == 0) choice.found[i] = expert;
   });
   __syncwarp();
+#pragma unroll 1
   for (int32_t i = lane; i < args.top_k; i += 32) {
     const int32_t own = choice.found[i];
     int32_t place = 0;
+#pragma unroll 1
     for (int32_t k = 0; k < args.top_k; ++k) place += choice.found[k] < own;
     choice.chosen[place] = own;
   }
@@ -118,7 +125,9 @@ __device__ inline void moe_choose(const MoeArgs& args, const MoeChoice& choice) 
 __device__ inline void moe_publish(const MoeArgs& args, const MoeChoice& choice, int32_t* chosen,
                                    float* weights) {
   float sum = 0;
+#pragma unroll 1
   for (int32_t k = 0; k < args.top_k; ++k) sum += choice.scores[choice.chosen[k]];
+#pragma unroll 1
   for (int32_t k = int32_t(threadIdx.x) % 32; k < args.top_k; k += 32) {
     const float score = choice.scores[choice.chosen[k]];
     chosen[k] = choice.chosen[k];
