@@ -17,17 +17,12 @@ constexpr int kDepth = 3;
 /// Rows of an item of weights in rows.
 constexpr int32_t kItemRows = kWarps * kFragmentRows;
 
-/// Where part `index` of `parts` of `count` things starts.
-__device__ int32_t share(int32_t count, int32_t index, int32_t parts) {
-  return int32_t(int64_t{count} * index / parts);
-}
-
 /// The row tiles of all tiles of tokens in a row, cut into one stretch a block of about equally many units.
 template <Format format, bool down>
 struct Stretch {
   const MoeTiles& tiles;
   int32_t rows, units;                ///< row tiles of a routed expert, and units of each
-  int32_t shared_rows, shared_units;  ///< of the shared one
+  int32_t shared_rows, shared_units;  ///< of all tiles of the shared one, and units of each
   int32_t first, last;
 
   __device__ explicit Stretch(const MoeTiles& t) : tiles(t) {
@@ -35,45 +30,48 @@ struct Stretch {
     const WeightView& routed = down ? args.down : args.up;
     const WeightView& shared = down ? args.shared_down : args.shared_up;
     rows = round_up(routed.out, kFragmentRows) / kFragmentRows;
-    shared_rows = t.shared > 0 ? round_up(shared.out, kFragmentRows) / kFragmentRows : 0;
+    shared_rows = t.shared * (round_up(shared.out, kFragmentRows) / kFragmentRows);
     units = fragment_units(format, routed.in);
-    shared_units = fragment_units(format, shared.in);
-    const int32_t all = t.shared * shared_rows * shared_units + t.routed * rows * units;
-    first = from_unit(share(all, int32_t(blockIdx.x), int32_t(gridDim.x)));
-    last = from_unit(share(all, int32_t(blockIdx.x) + 1, int32_t(gridDim.x)));
+    shared_units = t.shared > 0 ? fragment_units(format, shared.in) : 1;
+    const uint32_t all = uint32_t(shared_rows * shared_units + t.routed * rows * units);
+    const uint32_t each = all / gridDim.x, rest = all % gridDim.x;
+    const uint32_t begin = each * blockIdx.x + min(blockIdx.x, rest);
+    first = last = 0;
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+      first = last;
+      last = from_unit(i == 0 ? begin : begin + each + (blockIdx.x < rest));
+    }
   }
   /// The first row tile that starts at this unit or later.
-  __device__ int32_t from_unit(int32_t unit) const {
-    const int32_t shared = t_shared() * shared_units;
-    if (unit <= shared) return unit == 0 ? 0 : (unit + shared_units - 1) / shared_units;
-    return t_shared() + (unit - shared + units - 1) / units;
+  __device__ int32_t from_unit(uint32_t unit) const {
+    const uint32_t shared = uint32_t(shared_rows * shared_units);
+    const bool in_shared = unit <= shared;
+    const uint32_t of_tile = uint32_t(in_shared ? shared_units : units);
+    return (in_shared ? 0 : shared_rows) +
+           int32_t(((in_shared ? unit : unit - shared) + of_tile - 1) / of_tile);
   }
-  __device__ int32_t t_shared() const { return tiles.shared * shared_rows; }
 };
 
-/// The row tiles of a stretch that have one tile of tokens, and those of them that are a warp's. They follow each other in
-/// memory.
+/// The row tiles of a stretch that have one tile of tokens.
 template <Format format, bool down>
 struct Run {
   MoeTile tile = {};
-  int32_t count = 0;  ///< 0: none is left
-  int32_t row = 0;    ///< the warp's first row tile
-  int32_t rows = 0;   ///< how many it has
-  int32_t units = 0;  ///< of a row tile
+  int32_t rows = 0;   ///< 0: none is left
+  int32_t row = 0;    ///< the first row tile
+  int32_t units = 1;  ///< of a row tile
 
   /// @param number  of the first row tile in the stretch
-  __device__ Run(const Stretch<format, down>& stretch, int32_t number, int32_t warp) {
+  __device__ Run(const Stretch<format, down>& stretch, int32_t number) {
     if (number >= stretch.last) return;
-    const bool shared = number < stretch.t_shared();
-    const int32_t in_set = shared ? number : number - stretch.t_shared();
-    const int32_t in_tile = shared ? stretch.shared_rows : stretch.rows;
-    const int32_t first = in_set % in_tile;
-    tile = stretch.tiles[in_set / in_tile + (shared ? 0 : stretch.tiles.shared)];
-    count = min(stretch.last - number, in_tile - first);
+    const bool shared = number < stretch.shared_rows;
+    const uint32_t in_set = uint32_t(shared ? number : number - stretch.shared_rows);
+    const uint32_t in_tile = uint32_t(shared ? stretch.shared_rows / stretch.tiles.shared : stretch.rows);
+    const uint32_t index = in_set / in_tile;
+    row = int32_t(in_set - index * in_tile);
+    tile = stretch.tiles[int32_t(index) + (shared ? 0 : stretch.tiles.shared)];
+    rows = min(stretch.last - number, int32_t(in_tile) - row);
     units = shared ? stretch.shared_units : stretch.units;
-    const int32_t begin = count * warp / kWarps;
-    row = first + begin;
-    rows = count * (warp + 1) / kWarps - begin;
   }
 };
 
@@ -82,9 +80,10 @@ struct Run {
 template <Format format, bool down>
 __device__ void stage_tokens(const MoeTileProduct<down>& product, uint8_t* to) {
   const int32_t in = product.weight().in, padded = round_up(in, kBlockInputs);
-  const int32_t pieces = fragment_units(format, in) * fragment_inputs(format) / 8;
-  for (int32_t i = int32_t(threadIdx.x); i < product.tile.count * pieces; i += kThreads) {
-    const int32_t token = i / pieces, piece = i % pieces;
+  const uint32_t pieces = uint32_t(fragment_units(format, in) * fragment_inputs(format) / 8);
+#pragma unroll 1
+  for (uint32_t i = threadIdx.x; i < uint32_t(product.tile.count) * pieces; i += kThreads) {
+    const int32_t token = int32_t(i / pieces), piece = int32_t(i % pieces);
     uint8_t* const at = to + token_piece_offset(format, token, piece * 8);
     if (piece * 8 < padded) {
       copy_async(at, product.input(token) + piece * 8);
@@ -133,33 +132,33 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const MoeTiles tiles(plan, sets, tokens + token_tile_bytes(format, most_in));
   if (!down && (sets & kMoeRouted) && blockIdx.x == 0) tiles.lists.publish(plan, tiles.tokens);
   const Stretch<format, down> stretch(tiles);
+  bool tokens_in_use = false;
 
-  int32_t number = stretch.first;
-  Run<format, down> run(stretch, number, warp);
-  Unit<format> ahead[kDepth] = {};
-  const uint8_t* weights = nullptr;
-  const auto start = [&] {
-    if (run.rows == 0) return;
+#pragma unroll 1
+  for (int32_t number = stretch.first; number < stretch.last;) {
+    const Run<format, down> run(stretch, number);
+    number += run.rows;
     const MoeTileProduct<down> product = {plan, tiles.lists.entries, run.tile};
-    weights = product.data() + size_t(run.row) * size_t(run.units) * size_t(kUnit);
+    const int32_t units = run.units;
+    const int32_t begin = run.rows * warp / kWarps, rows = run.rows * (warp + 1) / kWarps - begin;
+    const uint8_t* weights = product.data() + size_t(run.row + begin) * size_t(units * kUnit);
+    Unit<format> ahead[kDepth] = {};
 #pragma unroll
     for (int i = 0; i < kDepth; ++i) {
-      if (i < run.rows * run.units) ahead[i] = load_unit<format>(weights + i * kUnit, lane, policy);
+      if (i < rows * units) ahead[i] = load_unit<format>(weights + i * kUnit, lane, policy);
     }
-  };
-  start();
-  while (run.count > 0) {
-    const MoeTileProduct<down> product = {plan, tiles.lists.entries, run.tile};
+    auto upper = product.row((run.row + begin) * kFragmentRows + lane / 4);
+    auto lower = product.row((run.row + begin) * kFragmentRows + lane / 4 + 8);
+    if (tokens_in_use) __syncthreads();
+    tokens_in_use = true;
     stage_tokens<format, down>(product, tokens);
-    const int32_t units = run.units;
-    auto upper = product.row(run.row * kFragmentRows + lane / 4);
-    auto lower = product.row(run.row * kFragmentRows + lane / 4 + 8);
     copy_async_wait<0>();
     __syncthreads();
 #pragma unroll 1
-    for (int32_t done = 0; done < run.rows; ++done) {
+    for (int32_t done = begin; done < begin + rows; ++done) {
       const int32_t row = (run.row + done) * kFragmentRows + lane / 4;
-      const int32_t last = done + 1 < run.rows ? units + kDepth : units;
+      const bool more = done + 1 < begin + rows;
+      const int32_t last = more ? units + kDepth : units;
       const uint8_t* inputs = tokens;
       float c[2][4] = {};
 #pragma unroll 1
@@ -183,15 +182,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         const float sum = (c[0][i] + c[1][i]) * kTokensScale<format>;
         product.store(token, row + i / 2 * 8, sum, i < 2 ? upper : lower);
       }
-      if (done + 1 < run.rows) {
+      if (more) {
         upper = product.row(row + kFragmentRows);
         lower = product.row(row + kFragmentRows + 8);
       }
     }
-    number += run.count;
-    run = Run<format, down>(stretch, number, warp);
-    start();
-    __syncthreads();
   }
 }
 

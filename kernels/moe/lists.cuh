@@ -35,16 +35,19 @@ struct MoeLists {
     int32_t* made_entries = reinterpret_cast<int32_t*>(made_tiles + args.tokens * args.top_k);
     uint32_t* masks = reinterpret_cast<uint32_t*>(made_entries + args.tokens * args.top_k);
     int32_t* starts = reinterpret_cast<int32_t*>(masks + 2 * experts);
+#pragma unroll 1
     for (int32_t i = thread; i < 2 * experts; i += threads) masks[i] = 0;
     __syncthreads();
+#pragma unroll 1
     for (int32_t i = thread; i < all; i += threads) {
-      const int32_t token = i / args.top_k;
+      const int32_t token = int32_t(uint32_t(i) / uint32_t(args.top_k));
       atomicOr(masks + 2 * __ldcg(plan.chosen + i) + token / 32, 1u << token % 32);
     }
     __syncthreads();
     if (thread < 32) {
       // Entries in the low half of a sum, tiles in the high one.
       int32_t before = 0;
+#pragma unroll 1
       for (int32_t first = 0; first < experts; first += 32) {
         const int32_t e = first + lane;
         int32_t count = 0;
@@ -57,6 +60,7 @@ struct MoeLists {
         }
         const int32_t start = before + sum - own;
         if (e < experts) starts[e] = start & 0xffff;
+#pragma unroll 1
         for (int32_t i = 0; i * kMoeTileTokens < count; ++i) {
           made_tiles[(start >> 16) + i] = {e, (start & 0xffff) + i * kMoeTileTokens,
                                            min(count - i * kMoeTileTokens, kMoeTileTokens)};
@@ -66,8 +70,9 @@ struct MoeLists {
       if (lane == 0) starts[experts] = before >> 16;
     }
     __syncthreads();
+#pragma unroll 1
     for (int32_t i = thread; i < all; i += threads) {
-      const int32_t token = i / args.top_k, e = __ldcg(plan.chosen + i);
+      const int32_t token = int32_t(uint32_t(i) / uint32_t(args.top_k)), e = __ldcg(plan.chosen + i);
       const uint32_t earlier = masks[2 * e + token / 32] & ((1u << token % 32) - 1);
       made_entries[starts[e] + __popc(earlier) + (token >= 32 ? __popc(masks[2 * e]) : 0)] = i;
     }
@@ -80,6 +85,7 @@ struct MoeLists {
   /// Leaves the entries to later kernels, where they are not in global memory anyway. By all threads of a block.
   __device__ void publish(const MoePlan& plan, int32_t tokens) const {
     if (!plan.local_lists) return;
+#pragma unroll 1
     for (int32_t i = int32_t(threadIdx.x); i < tokens * plan.args.top_k; i += int32_t(blockDim.x)) {
       plan.entries[i] = entries[i];
     }
