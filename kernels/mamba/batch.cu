@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "kernels/cuda/step.h"
 #include "kernels/mamba/launches.h"
 #include "kernels/mamba/mixer.cuh"
@@ -15,10 +17,9 @@ constexpr int kRows = 4;
 constexpr int32_t kBlockRows = kWarps * kWarpRows;
 /// B, C and x of a token.
 constexpr int32_t kPitch = 2 * kFastState + kBlockRows;
-/// Tokens whose inputs a thread has under way.
-constexpr int32_t kAhead = 2;
-/// Tokens whose inputs are prepared together.
+/// Of several tokens of a sequence: how many are prepared together, and the inputs of how many a thread has under way.
 constexpr int32_t kTile = 8;
+constexpr int32_t kAhead = 4;
 
 static_assert(2 * kFastState == kThreads, "a thread for each channel of B and C");
 
@@ -114,63 +115,76 @@ __global__ void __launch_bounds__(kThreads, 4)
     return;
   }
 
-  for (int32_t first = 0; first < tokens; first += kTile) {
-    const int32_t count = min(kTile, tokens - first);
-    if (first > 0) __syncthreads();
-#pragma unroll 1
-    for (int32_t t = 0; t < count; t += kAhead) {
-      float inputs[kAhead], more[kAhead];
+  // Prepares tokens [t, t + kMany) of the tile that starts with `first`, as far as there are any.
+  const auto prepare = [&]<int kMany>(int32_t first, int32_t t, int32_t count,
+                                      std::integral_constant<int, kMany>) {
+    float inputs[kMany], more[kMany];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        inputs[i] = more[i] = 0;
-        if (t + i >= count) continue;
-        const size_t token = input_at + size_t(first + t + i) * shape.row;
-        inputs[i] = read_element(args.projected, args.type, token + shape.inner + channel);
-        if (is_row || is_gate || own_step == t + i) {
-          more[i] = read_element(args.projected, args.type, token + place);
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (t + i >= count) continue;
-        u[(t + i) * kPitch + thread] = convolution.next(window, inputs[i]);
-        if (is_row) {
-          u[(t + i) * kPitch + kThreads + thread] = row_convolution.next(row_window, more[i]);
-        } else if (is_gate) {
-          gates[(t + i) * kBlockRows + thread - rows] = silu(more[i]);
-        } else if (own_step == t + i) {
-          steps[t + i] = head_step.size(more[i]);
-        }
+    for (int i = 0; i < kMany; ++i) {
+      inputs[i] = more[i] = 0;
+      if (t + i >= count) continue;
+      const size_t token = input_at + size_t(first + t + i) * shape.row;
+      inputs[i] = read_element(args.projected, args.type, token + shape.inner + channel);
+      if (is_row || is_gate || own_step == t + i) {
+        more[i] = read_element(args.projected, args.type, token + place);
       }
     }
-    copy_async_wait<0>();
-    __syncthreads();
-
+#pragma unroll
+    for (int i = 0; i < kMany; ++i) {
+      if (t + i >= count) continue;
+      u[(t + i) * kPitch + thread] = convolution.next(window, inputs[i]);
+      if (is_row) {
+        u[(t + i) * kPitch + kThreads + thread] = row_convolution.next(row_window, more[i]);
+      } else if (is_gate) {
+        gates[(t + i) * kBlockRows + thread - rows] = silu(more[i]);
+      } else if (own_step == t + i) {
+        steps[t + i] = head_step.size(more[i]);
+      }
+    }
+  };
+  // `count` tokens of kRows of the warp's rows, from `part` on.
+  const auto scan = [&](int part, int32_t first, int32_t count) {
     float* const out = gated + size_t(sequence.first + first) * shape.inner + first_row;
+    float4 own[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) own[r] = kept[(part + r) * (kFastState / 4)];
+    const int32_t row = own_row + part + lane / (32 / kRows);
 #pragma unroll 1
     for (int32_t t = 0; t < count; ++t) {
       const float* token = u + t * kPitch;
-      const float2 size = steps[t];
       const float4 b = reinterpret_cast<const float4*>(token)[lane];
       const float4 c = reinterpret_cast<const float4*>(token + kFastState)[lane];
+      float x[kRows];
 #pragma unroll
-      for (int part = 0; part < kWarpRows; part += kRows) {
-        float4 own[kRows];
-        float x[kRows];
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          own[r] = kept[(part + r) * (kFastState / 4)];
-          x[r] = token[2 * kFastState + own_row + part + r];
-        }
-        const float sum = scan_token<kRows>(own, size, x, b, c, lane);
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) kept[(part + r) * (kFastState / 4)] = own[r];
-        const int32_t row = own_row + part + lane / (32 / kRows);
-        if (lane % (32 / kRows) == 0 && row < rows) {
-          out[size_t(t) * shape.inner + row] =
-              fmaf(d, token[2 * kFastState + row], sum) * gates[t * kBlockRows + row];
-        }
+      for (int r = 0; r < kRows; ++r) x[r] = token[2 * kFastState + own_row + part + r];
+      const float sum = scan_token<kRows>(own, steps[t], x, b, c, lane);
+      if (lane % (32 / kRows) == 0 && row < rows) {
+        out[size_t(t) * shape.inner + row] =
+            fmaf(d, token[2 * kFastState + row], sum) * gates[t * kBlockRows + row];
       }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) kept[(part + r) * (kFastState / 4)] = own[r];
+  };
+  if (tokens == 1) {
+    prepare(0, 0, 1, std::integral_constant<int, 1>());
+    copy_async_wait<0>();
+    __syncthreads();
+#pragma unroll
+    for (int part = 0; part < kWarpRows; part += kRows) scan(part, 0, 1);
+  } else {
+#pragma unroll 1
+    for (int32_t first = 0; first < tokens; first += kTile) {
+      const int32_t count = min(kTile, tokens - first);
+      if (first > 0) __syncthreads();
+#pragma unroll 1
+      for (int32_t t = 0; t < count; t += kAhead) {
+        prepare(first, t, count, std::integral_constant<int, kAhead>());
+      }
+      copy_async_wait<0>();
+      __syncthreads();
+#pragma unroll 1
+      for (int part = 0; part < kWarpRows; part += kRows) scan(part, first, count);
     }
   }
 
