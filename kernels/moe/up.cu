@@ -1,118 +1,20 @@
 #include "kernels/linear/fragments.cuh"
 #include "kernels/moe/choice.cuh"
+#include "kernels/moe/up.cuh"
 
 namespace nibblet {
 namespace {
 
 using namespace fragments;
+using namespace moe_up;
 
-constexpr Format nvfp4 = Format::nvfp4;
-constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / 32;
 /// Units of weights that a warp has under way, and where shared memory is short. More are no faster: 14.6, 15.7, 16.8 and 18.7 us
 /// with 4, 6, 8 and 10 through the copy engine, 13.1 with 6 that the lanes copy (nano-30b on an H100).
 constexpr int kDepth = 6, kShortDepth = 4;
 /// Experts that a lane may have to choose from: 128 or 512 in all.
 constexpr int kFewKeys = 4, kManyKeys = 16;
-/// Row tiles that a block works on at once.
-constexpr int kPassTiles = 8;
 /// Vectors of x and norm that a thread keeps.
 constexpr int kAhead = 2;
-
-/// The row tiles of one pass of a block: tile i is number blockIdx.x + (first + i) · gridDim.x of all, the shared expert's
-/// before those of the chosen, in which a warp multiplies every kWarps-th unit.
-struct Pass {
-  const MoePlan& plan;
-  int32_t units;         ///< of a tile
-  int32_t shared_tiles;  ///< of the shared expert
-  int32_t routed_tiles;  ///< of one routed expert
-  int32_t first;
-  int32_t tiles;
-
-  __device__ Pass(const MoePlan& p, int32_t first_tile) : plan(p), first(first_tile) {
-    units = fragment_units(nvfp4, p.args.hidden);
-    shared_tiles = p.has_shared() ? round_up(p.args.shared_up.out, kFragmentRows) / kFragmentRows : 0;
-    routed_tiles = round_up(p.args.up.out, kFragmentRows) / kFragmentRows;
-    tiles = min(of_block() - first, kPassTiles);
-  }
-  __device__ int32_t of_block() const {
-    const int32_t all = shared_tiles + routed_tiles * plan.args.top_k;
-    return (all - int32_t(blockIdx.x) + int32_t(gridDim.x) - 1) / int32_t(gridDim.x);
-  }
-  __device__ int32_t number(int32_t tile) const {
-    return int32_t(blockIdx.x) + (first + tile) * int32_t(gridDim.x);
-  }
-  __device__ bool is_shared(int32_t tile) const { return number(tile) < shared_tiles; }
-
-  /// Of a routed tile: which of the chosen experts, and which tile of it.
-  __device__ int32_t slot(int32_t tile) const { return (number(tile) - shared_tiles) / routed_tiles; }
-  __device__ int32_t place(int32_t tile) const { return (number(tile) - shared_tiles) % routed_tiles; }
-
-  /// Where the weights of a tile start. @param chosen  null: not known yet, which leaves routed tiles null
-  __device__ const uint8_t* weights(int32_t tile, const int32_t* chosen) const {
-    if (tile >= tiles) return nullptr;
-    const size_t bytes = size_t(units) * fragment_unit_bytes(nvfp4);
-    if (is_shared(tile)) return plan.args.shared_up.data + size_t(number(tile)) * bytes;
-    if (chosen == nullptr) return nullptr;
-    const WeightView& up = plan.args.up;
-    return up.data + size_t(chosen[slot(tile)]) * up.matrix_bytes + size_t(place(tile)) * bytes;
-  }
-};
-
-/// Where a warp is in its units of a pass.
-struct Walk {
-  int32_t tile = 0;
-  int32_t unit;
-  __device__ Walk(int32_t warp, int32_t units) : unit(warp) { settle(units); }
-  __device__ void next(int32_t units) {
-    unit += kWarps;
-    settle(units);
-  }
-  __device__ void settle(int32_t units) {
-    while (unit >= units) {
-      unit -= units;
-      ++tile;
-    }
-  }
-};
-
-/// Scale, bias and place of one output row.
-struct Row {
-  float scale = 0;
-  float bias = 0;
-  uint16_t* to = nullptr;
-  bool exists = false;  ///< unless it pads the matrix
-
-  __device__ Row(const Pass& pass, int32_t row, const int32_t* chosen) {
-    const MoePlan& plan = pass.plan;
-    const MoeArgs& args = plan.args;
-    const int32_t tile = row / kFragmentRows;
-    if (tile >= pass.tiles) return;
-    int32_t in_matrix = row % kFragmentRows;
-    if (pass.is_shared(tile)) {
-      in_matrix += pass.number(tile) * kFragmentRows;
-      exists = in_matrix < args.shared_up.out;
-      to = plan.shared + in_matrix;
-      if (exists) scale = args.shared_up.row_scales[in_matrix];
-      if (exists && args.shared_up_bias != nullptr) bias = args.shared_up_bias[in_matrix];
-    } else {
-      const int32_t slot = pass.slot(tile);
-      in_matrix += pass.place(tile) * kFragmentRows;
-      exists = in_matrix < args.up.out;
-      to = plan.hidden + slot * plan.width_stride + in_matrix;
-      const size_t index = size_t(chosen[slot]) * size_t(args.up.out) + size_t(in_matrix);
-      if (exists) scale = args.up.row_scales[index];
-      if (exists && args.up_bias != nullptr) bias = args.up_bias[index];
-    }
-  }
-  __device__ void write(float sum) const {
-    if (to == nullptr) return;
-    float value = exists ? sum * (kOneTokenScale<nvfp4> * scale) + bias : 0.0f;
-    // Not a maximum with 0: a NaN must stay one.
-    value = value < 0.0f ? 0.0f : value * value;
-    *to = bf16_from_float(value);
-  }
-};
 
 /// x̂ · kInputScale, a power of two, of four inputs.
 __device__ void write_input(uint16_t* to, int32_t k, float4 x, float4 norm, float inverse) {
@@ -169,9 +71,9 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
   const int32_t units = pass.units;
   // Lane i keeps where tile i starts.
   static_assert(kPassTiles <= 32);
-  uint64_t start = reinterpret_cast<uint64_t>(pass.weights(lane, nullptr));
+  TileStart start(pass, lane);
   const auto copy = [&](const Walk& walk, int32_t slot) {
-    const uint64_t from = __shfl_sync(kWholeWarp, start, walk.tile);
+    const uint64_t from = __shfl_sync(kWholeWarp, start.address, walk.tile);
     copy_unit<nvfp4>(ring + slot * int32_t(fragment_unit_bytes(nvfp4)),
                      reinterpret_cast<const uint8_t*>(from) + walk.unit * int32_t(fragment_unit_bytes(nvfp4)),
                      lane);
@@ -184,6 +86,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
     copy_async_commit();
     ahead.next(units);
   }
+  Row row(pass, thread);
   float4 norm[kAhead];
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
@@ -226,20 +129,20 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
 #pragma unroll 1
   for (int32_t k = args.hidden + thread; k < units * fragment_inputs(nvfp4); k += kThreads) x[k] = 0;
   choice.choose(args, chosen);
-  start = reinterpret_cast<uint64_t>(pass.weights(lane, chosen));
+  start.locate(args, chosen);
 #pragma unroll 1
   for (; filled < depth; ++filled) {
     if (ahead.tile < pass.tiles) copy(ahead, filled);
     copy_async_commit();
     ahead.next(units);
   }
+  row.locate(args, chosen);
   if (blockIdx.x == 0 && warp == 0 && live) {
     choice.store(args, chosen, reinterpret_cast<float*>(memory + at.scores), plan.chosen, plan.weights);
   }
   __syncthreads();
 
   while (true) {
-    const Row row(pass, thread, chosen);
     Token<nvfp4> token;
     int32_t slot = 0;
     for (Walk walk(warp, units); walk.tile < pass.tiles; walk.next(units)) {
@@ -275,7 +178,10 @@ __global__ void __launch_bounds__(kThreads, 2) moe_up_one(const MoePlan plan) {
     copy_async_wait<0>();
     pass.first += kPassTiles;
     pass.tiles = min(pass.of_block() - pass.first, kPassTiles);
-    start = reinterpret_cast<uint64_t>(pass.weights(lane, chosen));
+    start = TileStart(pass, lane);
+    start.locate(args, chosen);
+    row = Row(pass, thread);
+    row.locate(args, chosen);
     ahead = Walk(warp, units);
 #pragma unroll 1
     for (int i = 0; i < depth; ++i) {
