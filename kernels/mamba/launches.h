@@ -5,8 +5,8 @@
 
 namespace nibblet {
 
-/// Whether the kernels that keep the state in registers take the layer: bf16, kernel 4, state 128, head_dim a multiple
-/// of 4, and what they read 16 bytes at a time aligned so. Others take every layer with a kernel of 1 to 8.
+/// Whether the kernels that know the shape take the layer: bf16, kernel 4, state 128, head_dim a multiple of 4, and what they
+/// read 16 bytes at a time aligned so. Others take every layer with a kernel of 1 to 8.
 bool mamba_cuda_is_fast(const MambaArgs& args);
 
 /// Steps of few tokens: everything in one launch, a block for each sequence and a part of a head. Any ragged step is

@@ -147,6 +147,17 @@ __device__ __forceinline__ void add_panels(const Columns& columns, const uint32_
   }
 }
 
+/// Adds the parts of one row of a token to x.
+__device__ inline void combine(const MoePlan& plan, size_t token, int32_t row) {
+  const size_t hidden = size_t(plan.args.hidden);
+  if (row >= plan.args.hidden) return;
+  const float* from = plan.outputs + token * size_t(plan.parts) * hidden + size_t(row);
+  float sum = 0;
+#pragma unroll 8
+  for (int32_t part = 0; part < plan.parts; ++part) sum += __ldcg(from + size_t(part) * hidden);
+  plan.args.x[token * hidden + size_t(row)] += sum;
+}
+
 /// Shared memory of a block of `warps`.
 struct Memory {
   static constexpr size_t kActivations = kListed * sizeof(Listed);

@@ -59,65 +59,6 @@ struct Part {
   }
 };
 
-/// Reads a thread's 16 activations of up to kListBlocks blocks.
-__device__ inline void read_activations(const uint16_t* hidden, int32_t blocks, uint32_t (&pairs)[8]) {
-  uint4 low = make_uint4(0, 0, 0, 0), high = low;
-  if (int32_t(threadIdx.x) < blocks) {
-    const uint4* from = reinterpret_cast<const uint4*>(hidden) + threadIdx.x * 2;
-    low = __ldcg(from);
-    high = __ldcg(from + 1);
-  }
-  pairs[0] = low.x, pairs[1] = low.y, pairs[2] = low.z, pairs[3] = low.w;
-  pairs[4] = high.x, pairs[5] = high.y, pairs[6] = high.z, pairs[7] = high.w;
-}
-
-/// Lists the columns that an activation multiplies: the activation in the high half, the column's number in the low half.
-/// @param sums  [kWarps]
-/// @param alive  [kWarps] gets a bit for each block that has one
-/// @return how many there are
-__device__ inline int32_t list_columns(const uint32_t (&pairs)[8], uint32_t* list, int32_t* sums,
-                                       uint32_t* alive) {
-  const int32_t thread = int32_t(threadIdx.x), warp = thread / 32, lane = thread % 32;
-  uint32_t live = 0;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    live |= uint32_t((pairs[i] & 0x7fffu) != 0) << (2 * i) | uint32_t((pairs[i] & 0x7fff0000u) != 0)
-                                                                 << (2 * i + 1);
-  }
-  const int32_t count = __popc(live);
-  const uint32_t votes = __ballot_sync(0xffffffffu, count > 0);
-  int32_t place = count;
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const int32_t before = __shfl_up_sync(0xffffffffu, place, unsigned(distance));
-    if (lane >= distance) place += before;
-  }
-  if (lane == 31) {
-    sums[warp] = place;
-    alive[warp] = votes;
-  }
-  __syncthreads();
-  place -= count;
-  int32_t total = 0;
-  for (int w = 0; w < kListBlocks / 32; ++w) {
-    if (w < warp) place += sums[w];
-    total += sums[w];
-  }
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const uint32_t activation = i % 2 == 0 ? pairs[i / 2] << 16 : pairs[i / 2] & 0xffff0000u;
-    if (live >> i & 1) list[place++] = activation | uint32_t(thread * 16 + i);
-  }
-  __syncthreads();
-  return total;
-}
-
-/// What a lane reads of one column: the codes of rows 16 n + r of 4 neighbouring r, and their block scales.
-struct Column {
-  uint4 codes;
-  uint32_t scales[8];
-  float activation;
-};
-
 __device__ inline float low_half(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ inline float high_half(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
@@ -135,10 +76,6 @@ __device__ void add_rows(const uint4& codes, uint32_t low, uint32_t high, float 
     sums[n * 4 + 16 + j] = fmaf(high_half(weight), activation, sums[n * 4 + 16 + j]);
   }
 }
-template <int n>
-__device__ void add_rows(const Column& column, float (&sums)[32]) {
-  add_rows<n>(column.codes, column.scales[n], column.scales[n + 4], column.activation, sums);
-}
 
 /// Adds up the groups' sums of a warp. Lane 4 g + q ends with rows 16 g + 4 q + j, j < 4, in sums[j].
 template <int half = 16>
@@ -151,30 +88,6 @@ __device__ void add_groups(float (&sums)[32]) {
     sums[i] = kept + __shfl_xor_sync(0xffffffffu, away, half);
   }
   if constexpr (half > 4) add_groups<half / 2>(sums);
-}
-
-/// Counts a warp as arrived. @return whether it is the last of those that make the parts of a token's rows
-__device__ inline bool is_last_part(const MoePlan& plan, uint32_t* arrivals) {
-  __threadfence();
-  __syncwarp();
-  uint32_t before = 0;
-  if (threadIdx.x % 32 == 0) before = atomicAdd(arrivals, 1u);
-  before = __shfl_sync(0xffffffffu, before, 0);
-  if (before != uint32_t(plan.parts) - 1) return false;
-  __threadfence();
-  if (threadIdx.x % 32 == 0) *arrivals = 0;
-  return true;
-}
-
-/// Adds the parts of one row of a token to x.
-__device__ inline void combine(const MoePlan& plan, size_t token, int32_t row) {
-  const size_t hidden = size_t(plan.args.hidden);
-  if (row >= plan.args.hidden) return;
-  const float* from = plan.outputs + token * size_t(plan.parts) * hidden + size_t(row);
-  float sum = 0;
-#pragma unroll 8
-  for (int32_t part = 0; part < plan.parts; ++part) sum += __ldcg(from + size_t(part) * hidden);
-  plan.args.x[token * hidden + size_t(row)] += sum;
 }
 
 }  // namespace nibblet::live
