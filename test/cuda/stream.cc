@@ -78,7 +78,8 @@ TEST(cuda_stream_times_the_gaps_between_graphs) {
   const auto graph = gpu.stream->end_capture(gpu.tensor, false);
   size_t done = 0;
   const auto launch = [&](int times) {
-    for (int i = 0; i < times; ++i) gpu.stream->launch(graph, make_input_of({1}), nullptr, outcomes.completion());
+    for (int i = 0; i < times; ++i)
+      gpu.stream->launch(graph, make_input_of({1}), nullptr, outcomes.completion());
     outcomes.wait(done += size_t(times));
   };
   launch(2);
