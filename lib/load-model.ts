@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { Checkpoint } from './checkpoint/checkpoint.js'
-import { type Compact, WeightLoader } from './checkpoint/weight-loader.js'
+import { type Compact, WeightLoader, type WeightLoaderOptions } from './checkpoint/weight-loader.js'
 import { Device, type DeviceName } from './core/device.js'
 import { ModelRunner, type RunnerOptions } from './engine/model-runner.js'
 import { DeviceError, NibbletError, RequestError } from './errors.js'
@@ -26,10 +26,15 @@ export async function loadModel(name: string, options: LoadOptions = {}): Promis
   return new Model((await loadParts(name, options)).parts)
 }
 
-/** @internal What `loadModel` makes a model of, for those who drive its engine themselves. */
+/**
+ * @internal What `loadModel` makes a model of, for those who drive its engine themselves.
+ *
+ * @param loading What nobody but a test decides.
+ */
 export async function loadParts(
   name: string,
   options: LoadOptions = {},
+  loading: WeightLoaderOptions = {},
 ): Promise<{ parts: ModelParts; checkpoint: Checkpoint }> {
   if (typeof name !== 'string') {
     throw new RequestError('INVALID_OPTION', `expected a model's name or folder, got ${typeof name}`)
@@ -40,7 +45,7 @@ export async function loadParts(
   const checkpoint = await Checkpoint.open(folder, signalOption(resolved))
   const runner = chooseDevice(checkpoint, resolved)
   const stream = runner.device.stream({ threads: runner.threads, exact: runner.exact })
-  const loader = new WeightLoader(checkpoint, stream)
+  const loader = new WeightLoader(checkpoint, stream, loading)
   let modelRunner: ModelRunner | undefined
   let loadingText: ReturnType<typeof loadText> | undefined
   try {

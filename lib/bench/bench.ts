@@ -1,5 +1,6 @@
 import { loadavg } from 'node:os'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
+import type { WeightLoaderOptions } from '../checkpoint/weight-loader.js'
 import { Device, type DeviceName } from '../core/device.js'
 import { BatchEngine } from '../engine/engine.js'
 import { RequestError } from '../errors.js'
@@ -97,11 +98,16 @@ const mostRuns = 5
  * Measures a model: load, prefill, decode, and the memory roofline before and after them. The model is named as for
  * `loadModel`. Prompts are random ids, so that no tokenizer is needed; tokens are sampled at temperature 1.
  *
+ * @param loading What nobody but a test decides.
  * @throws what `loadModel` throws; RequestError INVALID_OPTION for sizes that do not go together
  * @example
  * const { decode } = await bench('synthetic:nano-micro', { prompt: 32, generate: 8 })
  */
-export async function bench(name: string, options: BenchOptions = {}): Promise<BenchResult> {
+export async function bench(
+  name: string,
+  options: BenchOptions = {},
+  loading: WeightLoaderOptions = {},
+): Promise<BenchResult> {
   const { prompt = 512, generate = 64, batch = 1, contextLength = prompt + generate, signal } = options
   check({ prompt, generate, batch, contextLength })
   const { device: asked = 'auto', exact = false } = options
@@ -113,7 +119,7 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
   const before = await measureRoofline(device, { threads, ...sized })
   await forgetPeak()
   const start = performance.now()
-  const { parts, checkpoint } = await loadParts(name, {
+  const loadOptions: LoadOptions = {
     device: device.name as DeviceName,
     threads,
     contextLength,
@@ -121,7 +127,8 @@ export async function bench(name: string, options: BenchOptions = {}): Promise<B
     ...(options.exact ? { exact: true } : { kvCache: options.kvCache ?? 'fp8' }),
     ...(signal && { signal }),
     ...(options.onProgress && { onProgress: options.onProgress }),
-  })
+  }
+  const { parts, checkpoint } = await loadParts(name, loadOptions, loading)
   const seconds = (performance.now() - start) / 1e3
   try {
     const { vocabularySize } = parts.info

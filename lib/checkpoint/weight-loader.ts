@@ -58,6 +58,11 @@ const alignment = 64
  */
 const compactElements = 2 ** 24
 
+export interface WeightLoaderOptions {
+  /** Fewest elements of a bf16 matrix that a GPU keeps in 12 bits an element. Default 2^24. */
+  readonly compactElements?: number | undefined
+}
+
 /**
  * Brings a checkpoint's tensors onto a device: asks the checkpoint for a tensor by name and shape, allocates, and enqueues the
  * packing. Everything enqueued is done after `stream.sync()`.
@@ -67,17 +72,19 @@ export class WeightLoader {
   readonly #device: Device
   readonly #stream: Stream
   readonly #exact: boolean
+  readonly #compactElements: number
   readonly #files = new Map<string, MappedFile | SyntheticFile>()
   readonly #owned: { readonly bytes: number; dispose(): void }[] = []
   readonly #compact: { readonly weight: Weight; readonly plain: number }[] = []
   #slab: { buffer: ReturnType<Device['buffer']>; used: number } | undefined
   #bytes = 0
 
-  constructor(checkpoint: Checkpoint, stream: Stream) {
+  constructor(checkpoint: Checkpoint, stream: Stream, options: WeightLoaderOptions = {}) {
     this.#checkpoint = checkpoint
     this.#device = stream.device
     this.#stream = stream
     this.#exact = stream.exact
+    this.#compactElements = options.compactElements ?? compactElements
   }
 
   /** Bytes of the files enqueued so far. */
@@ -146,7 +153,7 @@ export class WeightLoader {
       op === 'linear' &&
       weight.format === 'bf16' &&
       weight.layout === 'fragments' &&
-      out * inputs >= compactElements
+      out * inputs >= this.#compactElements
     ) {
       this.#compact.push({ weight, plain: weight.bytes })
       this.#stream.compactWeight(weight)

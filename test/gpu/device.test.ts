@@ -28,7 +28,8 @@ describe('a GPU as a device', () => {
 
   gpuTest('a bench tells how long the GPU waits between steps', async () => {
     const sizes = { prompt: 8, generate: 40, rooflineBytes: 1 << 20 }
-    const { decode } = await bench('synthetic:nano-micro', { device, ...sizes })
+    const { decode, compactWeights } = await bench('synthetic:nano-micro', { device, ...sizes })
+    expect(compactWeights).toBeUndefined()
     expect(decode.graphKernels).toBeGreaterThan(10)
     const { median = -1, p95 = -1 } = decode.gpuIdleMicroseconds ?? {}
     expect(median).toBeGreaterThanOrEqual(0)
