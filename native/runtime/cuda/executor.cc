@@ -138,7 +138,7 @@ void CudaExecutor::compile(const Graph& graph, const Execution& host) {
 
   check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal),
              "cudaStreamBeginCapture");
-  const auto end_capture = [&](cudaGraph_t* graph) { return cudaStreamEndCapture(stream_.get(), graph); };
+  const auto end_capture = [&](cudaGraph_t* to) { return cudaStreamEndCapture(stream_.get(), to); };
   cudaGraph_t handle = nullptr;
   try {
     enqueue_all();
