@@ -50,6 +50,7 @@ class CompactWeight : public Command {
 
   void convert(const CudaExecution& execution) {
     if (!execution.staging) throw invalid("a weight cannot be made compact in a graph: enqueue it outside");
+    weight_->require_loaded(execution.target.stream);
     const WeightView view = weight_->view();
     const size_t rows_bytes = size_t(round_up(view.out, kFragmentRows)) * sizeof(CompactRow);
     if (view.in > kCompactMostInputs || kRowsAt + rows_bytes > CudaStaging::kPieceBytes) return end();

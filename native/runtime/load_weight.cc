@@ -33,11 +33,27 @@ bool dtype_fits(Format format, DType type) {
   return false;
 }
 
+/// A part that its weight is to wait for.
+class PendingPart {
+ public:
+  explicit PendingPart(std::shared_ptr<Weight> weight) : weight_(std::move(weight)) { weight_->begin_part(); }
+  ~PendingPart() { weight_->end_part(stream_); }
+  PendingPart(const PendingPart&) = delete;
+  PendingPart& operator=(const PendingPart&) = delete;
+  void start(const void* stream) {
+    weight_->start_part(stream_, stream);
+    stream_ = stream;
+  }
+
+ private:
+  const std::shared_ptr<Weight> weight_;
+  const void* stream_ = nullptr;
+};
+
 class LoadWeight : public Command {
  public:
   LoadWeight(std::shared_ptr<Weight> weight, const WeightPart& part)
-      : weight_(std::move(weight)), part_(part) {
-    weight_->require_plain();
+      : weight_(std::move(weight)), part_(part), pending_(weight_) {
     WeightView view = weight_->view();
     const std::string& name = part.elements.name;
     if (!dtype_fits(view.format, part.elements.dtype)) {
@@ -91,6 +107,7 @@ class LoadWeight : public Command {
 #if NIBBLET_CUDA
   void enqueue(const CudaExecution& execution) override {
     if (!execution.staging) throw invalid("a load cannot be captured: enqueue it outside of the graph");
+    pending_.start(execution.target.stream);
     check_sizes();
     const size_t row = element_bytes(1) + block_bytes(1);
     if (row > CudaStaging::kPieceBytes) {
@@ -273,6 +290,7 @@ class LoadWeight : public Command {
 
   std::shared_ptr<Weight> weight_;
   WeightPart part_;
+  PendingPart pending_;
   size_t row_bytes_;
 };
 

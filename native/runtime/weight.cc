@@ -75,10 +75,36 @@ uint64_t Weight::exceptions() const {
   return exceptions_;
 }
 
-void Weight::require_plain() const {
+void Weight::begin_part() {
   std::lock_guard lock(mutex_);
   if (compacting_ || format_ == Format::compact_bf16)
     throw invalid("the weight is complete and compact: parts are loaded before that");
+  ++parts_[nullptr];
+}
+
+void Weight::start_part(const void* from, const void* to) {
+  std::lock_guard lock(mutex_);
+  // That it is about to become so is no obstacle: this stream then has the part first.
+  if (format_ == Format::compact_bf16) throw invalid("the weight is compact already: load parts before that");
+  ++parts_[to];
+  --parts_[from];
+}
+
+void Weight::end_part(const void* stream) noexcept {
+  std::lock_guard lock(mutex_);
+  --parts_[stream];
+}
+
+void Weight::require_loaded(const void* stream) const {
+  std::lock_guard lock(mutex_);
+  for (const auto& [given, parts] : parts_) {
+    if (given != stream && parts > 0) {
+      throw invalid(
+          "parts of the weight are still to be loaded, or by another stream: await that stream's sync() "
+          "before "
+          "making the weight compact");
+    }
+  }
 }
 
 void Weight::begin_compact() {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 
@@ -9,8 +10,9 @@
 
 namespace nibblet {
 
-/// An immutable packed weight: `matrices` matrices of [out, in] with one float32 scale a row, in one buffer.
-/// Filled part by part by load_weight (load.h), then perhaps made smaller by compact_weight; in use, only ever read.
+/// A packed weight: `matrices` matrices of [out, in] with one float32 scale a row, in one buffer. It changes until an op
+/// binds it: filled part by part by load_weight (load.h), then perhaps moved to a smaller buffer by compact_weight. Ops only
+/// ever read it.
 class Weight {
  public:
   Weight(std::shared_ptr<Device> device, Format format, Layout layout, int32_t matrices, int32_t out,
@@ -30,11 +32,18 @@ class Weight {
 
   /// Throws INVALID_OPTION for a weight that has no compact form, that an op uses or that is or becomes compact.
   void begin_compact();
+  /// On the engine thread: throws INVALID_OPTION while parts are pending that `stream` was not given before.
+  void require_loaded(const void* stream) const;
   /// On the engine thread, which alone reads the buffer meanwhile. @param buffer  what takes the place of the weight's:
   /// a compact matrix of so many bytes and the scales of its rows; null: everything stays as it is
   void end_compact(std::shared_ptr<Buffer> buffer, size_t matrix_bytes, uint64_t exceptions);
-  /// Throws INVALID_OPTION unless parts can be loaded: the weight is plain, and is to stay so.
-  void require_plain() const;
+  /// A part is pending from its command's making to its end. Throws INVALID_OPTION unless the weight is plain, and is to
+  /// stay so.
+  void begin_part();
+  /// On the engine thread, before a GPU's stream `to` is given a pending part that `from` had (null: none). Throws
+  /// INVALID_OPTION for a weight that was made compact.
+  void start_part(const void* from, const void* to);
+  void end_part(const void* stream) noexcept;
   /// Elements of a compact weight that are stored apart.
   uint64_t exceptions() const;
 
@@ -52,6 +61,7 @@ class Weight {
   size_t matrix_bytes_;
   std::shared_ptr<Buffer> buffer_;
   bool bound_ = false, compacting_ = false;
+  std::map<const void*, int64_t> parts_;  // pending ones, by the stream that was given them; null: none yet
   uint64_t exceptions_ = 0;
 };
 
