@@ -129,6 +129,8 @@ cudaError_t moe_down_columns_dense(const MoePlan& plan, uint32_t sets, const Cud
       moe_most_tiles(plan.args, sets) * (round_up(plan.args.hidden, kColumnRows) / kColumnRows);
   const int64_t blocks = 2 * int64_t(target.multiprocessors);
   const LaunchShape shape = {unsigned(items < blocks ? items : blocks), kThreads, MoeLists::bytes(plan)};
+  const cudaError_t error = allow_shared_memory(moe_down_columns_all, shape.shared_bytes);
+  if (error != cudaSuccess) return error;
   return launch(target, shape, moe_down_columns_all, plan, sets);
 }
 

@@ -257,6 +257,14 @@ cudaError_t launch_format(const MoePlan& plan, uint32_t sets, const CudaTarget& 
 }
 
 template <bool down>
+cudaError_t launch_rows(const MoePlan& plan, uint32_t sets, const CudaTarget& target) {
+  const LaunchShape shape = {2 * unsigned(target.multiprocessors), kThreads, MoeLists::bytes(plan)};
+  const cudaError_t error = allow_shared_memory(moe_multiply_rows<down>, shape.shared_bytes);
+  if (error != cudaSuccess) return error;
+  return launch(target, shape, moe_multiply_rows<down>, plan, sets);
+}
+
+template <bool down>
 cudaError_t launch_set(const MoePlan& plan, uint32_t sets, const CudaTarget& target) {
   const MoeArgs& args = plan.args;
   const WeightView& view =
@@ -264,8 +272,7 @@ cudaError_t launch_set(const MoePlan& plan, uint32_t sets, const CudaTarget& tar
   if (view.layout == Layout::columns) return moe_down_columns_dense(plan, sets, target);
   switch (view.format) {
     case Format::f32:
-      return launch(target, {2 * unsigned(target.multiprocessors), kThreads, MoeLists::bytes(plan)},
-                    moe_multiply_rows<down>, plan, sets);
+      return launch_rows<down>(plan, sets, target);
     case Format::bf16:
       return launch_format<Format::bf16, down>(plan, sets, target);
     case Format::e4m3:

@@ -252,10 +252,11 @@ cudaError_t route_many(const MoePlan& plan, const CudaTarget& target) {
   const MoeArgs& args = plan.args;
   const dim3 scoring(unsigned(args.experts + 31) / 32, unsigned(plan.slices),
                      unsigned(args.tokens + kScoredTokens - 1) / kScoredTokens);
-  const cudaError_t error = launch(target, {scoring, kThreads}, moe_score_many<vectors>, plan);
+  const size_t choosing = choosing_bytes(args);
+  cudaError_t error = allow_shared_memory(moe_choose_many<vectors>, choosing);
+  if (error == cudaSuccess) error = launch(target, {scoring, kThreads}, moe_score_many<vectors>, plan);
   if (error != cudaSuccess) return error;
-  return launch(target, {unsigned(args.tokens), kChoosing, choosing_bytes(args)}, moe_choose_many<vectors>,
-                plan);
+  return launch(target, {unsigned(args.tokens), kChoosing, choosing}, moe_choose_many<vectors>, plan);
 }
 
 /// How many threads before this one hold `flag`, and how many do in all.

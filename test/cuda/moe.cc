@@ -112,6 +112,14 @@ TEST(cuda_moe_many_tokens) {
   }
 }
 
+TEST(cuda_moe_many_experts) {
+  // More than 48 KiB of shared memory for the choice; for the lists of f32 too.
+  for (const MoeShape& shape : {make_shape(nvfp4, 16, 2100, 3, 16, 0), make_shape(f32, 8, 4200, 2, 8, 0)}) {
+    MoeLayer layer(shape, 3);
+    check_layer(layer, 2, 2);
+  }
+}
+
 TEST(cuda_moe_mixed_formats) {
   MoeLayer layer(make_shape(nvfp4, 64, 16, 3, 48, 80), 3);
   const MoeShape other = make_shape(e4m3, 64, 16, 3, 48, 80);
