@@ -268,7 +268,10 @@ TEST(cuda_moe_rejects_layouts) {
 TEST(cuda_moe_real_shape) {
   if (!on_gpu()) return;
   MoeLayer layer(nano(), 3);
-  for (const int32_t tokens : {1, 2, 33, 130}) check_layer(layer, tokens, tokens, 64);
+  check_layer(layer, 1, 1);
+  check_layer(layer, 2, 2);
+  check_layer(layer, 33, 33, 7);
+  check_layer(layer, 130, 130, 64);
 }
 
 }  // namespace nibblet::test
