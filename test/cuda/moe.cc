@@ -1,3 +1,4 @@
+#include "kernels/moe/plan.h"
 #include "kernels/pack/layout.h"
 #include "test/cuda/moe_device.h"
 
@@ -69,6 +70,10 @@ std::vector<float> check_layer(MoeLayer& layer, int32_t tokens, int32_t capacity
   return y;
 }
 
+MoePlan plan_of(const DeviceMoe& device) {
+  return moe_plan(device.args, nullptr, nullptr, nullptr, device.target);
+}
+
 MoeShape nano() { return make_shape(nvfp4, 2688, 128, 6, 1856, 3712); }
 
 }  // namespace
@@ -102,6 +107,13 @@ TEST(cuda_moe_few_tokens) {
     check_layer(layer, 2, 2);
     check_layer(layer, 7, 9);
   }
+}
+
+TEST(cuda_moe_few_tokens_of_long_rows) {
+  // Nine chunks of rows, which two blocks of five warps share, and 129 blocks of inputs in two parts, one longer.
+  MoeLayer layer(make_shape(nvfp4, 1040, 4, 2, 32, 2064), 3);
+  CHECK_EQ(plan_of(DeviceMoe(layer, 3)).shared_splits, 2);
+  check_layer(layer, 3, 3);
 }
 
 TEST(cuda_moe_many_tokens) {
