@@ -100,6 +100,19 @@ TEST(cuda_moe_one_token_of_older_chips) {
   }
 }
 
+TEST(cuda_moe_one_token_of_long_parts) {
+  // With one multiprocessor nothing is cut: parts have 129 blocks of inputs, one more than are listed at a time.
+  MoeLayer layer(make_shape(nvfp4, 48, 3, 2, 2064, 2064, 1, 1, true), 3);
+  CudaTarget target = cuda_target();
+  target.multiprocessors = 1;
+  DeviceMoe device(layer, 1, target);
+  const MoePlan plan = plan_of(device);
+  CHECK(plan.alone && plan.routed_splits == 1 && plan.shared_splits == 1);
+  CHECK(2064 / kBlockInputs > kMoeListBlocks);
+  const std::vector<float> x = random_rows(layer.shape, 1, 17);
+  check_oracle(layer, x, device.run(x));
+}
+
 TEST(cuda_moe_few_tokens) {
   for (const MoeShape& shape : small_shapes()) {
     MoeLayer layer(shape, 3);
