@@ -86,16 +86,19 @@ TEST(cuda_moe_one_token) {
 }
 
 TEST(cuda_moe_one_token_of_older_chips) {
-  // An older chip; one with too little shared memory for `up` of one token; few and many blocks.
+  // An older chip; one with less shared memory (sm_89, sm_120), one with too little of it for `up` of one token; few and
+  // many blocks.
   MoeLayer layer(make_shape(nvfp4, 384, 32, 4, 96, 384, 1, 1, true), 3);
   const std::vector<float> x = random_rows(layer.shape, 1, 17);
-  CudaTarget old = cuda_target(), small = cuda_target(), narrow = cuda_target(), wide = cuda_target();
+  CudaTarget old = cuda_target(), modest = old, small = old, narrow = old, wide = old;
   old.capability = 80;
+  modest.shared_bytes = 99 << 10;
   small.shared_bytes = 40 << 10;
   narrow.multiprocessors = 2;
   wide.multiprocessors = 400;
-  for (const CudaTarget& target : {old, small, narrow, wide}) {
+  for (const CudaTarget& target : {old, modest, small, narrow, wide}) {
     DeviceMoe device(layer, 1, target);
+    CHECK_EQ(plan_of(device).alone, target.shared_bytes != small.shared_bytes);
     check_oracle(layer, x, device.run(x));
   }
 }
