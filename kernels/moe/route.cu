@@ -40,7 +40,7 @@ __device__ float dot4(float4 a, float4 b, float sum) {
   return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, sum))));
 }
 
-/// The score of one expert a block, for the first token. x̂ · router = (x · (norm · router)) / root.
+/// The score of one expert a block, for the first token; for plans with `vectors`. x̂ · router = (x · (norm · router)) / root.
 __global__ void __launch_bounds__(kThreads) moe_score_one(const MoePlan plan) {
   __shared__ float sums[2][kWarps];
   grid_dependency_launch();
@@ -48,42 +48,30 @@ __global__ void __launch_bounds__(kThreads) moe_score_one(const MoePlan plan) {
   const int32_t thread = int32_t(threadIdx.x), hidden = args.hidden;
   const float* row = args.router + size_t(blockIdx.x) * size_t(hidden);
   float dot = 0, squares = 0;
-  bool live;
-  if (plan.vectors) {
-    float4 weights[kAhead];
+  float4 weights[kAhead];
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int32_t k = (thread + i * kThreads) * 4;
-      weights[i] = k < hidden ? weight4(args, row, k) : make_float4(0, 0, 0, 0);
-    }
-    grid_dependency_wait();
-    live = plan.step->tokens > 0;
-    float4 x[kAhead];
+  for (int i = 0; i < kAhead; ++i) {
+    const int32_t k = (thread + i * kThreads) * 4;
+    weights[i] = k < hidden ? weight4(args, row, k) : make_float4(0, 0, 0, 0);
+  }
+  grid_dependency_wait();
+  const bool live = plan.step->tokens > 0;
+  float4 x[kAhead];
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int32_t k = (thread + i * kThreads) * 4;
-      x[i] = k < hidden ? load4(args.x + k) : make_float4(0, 0, 0, 0);
-    }
+  for (int i = 0; i < kAhead; ++i) {
+    const int32_t k = (thread + i * kThreads) * 4;
+    x[i] = k < hidden ? load4(args.x + k) : make_float4(0, 0, 0, 0);
+  }
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      dot = dot4(x[i], weights[i], dot);
-      squares = dot4(x[i], x[i], squares);
-    }
+  for (int i = 0; i < kAhead; ++i) {
+    dot = dot4(x[i], weights[i], dot);
+    squares = dot4(x[i], x[i], squares);
+  }
 #pragma unroll 1
-    for (int32_t k = (thread + kAhead * kThreads) * 4; k < hidden; k += kThreads * 4) {
-      const float4 more = load4(args.x + k);
-      dot = dot4(more, weight4(args, row, k), dot);
-      squares = dot4(more, more, squares);
-    }
-  } else {
-    grid_dependency_wait();
-    live = plan.step->tokens > 0;
-#pragma unroll 1
-    for (int32_t k = thread; k < hidden; k += kThreads) {
-      const float x = __ldcg(args.x + k);
-      dot = fmaf(x, args.norm[k] * row[k], dot);
-      squares = fmaf(x, x, squares);
-    }
+  for (int32_t k = (thread + kAhead * kThreads) * 4; k < hidden; k += kThreads * 4) {
+    const float4 more = load4(args.x + k);
+    dot = dot4(more, weight4(args, row, k), dot);
+    squares = dot4(more, more, squares);
   }
   dot = warp_sum(dot);
   squares = warp_sum(squares);
