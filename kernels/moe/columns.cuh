@@ -7,6 +7,8 @@ namespace nibblet::columns {
 
 /// 2¹²⁶ twice in bf16: a block scale as scale_pair() leaves it times this is 64 times the scale.
 constexpr uint32_t kScaleUnit = 0x7e807e80u;
+/// What a weight comes out as, W · 2⁻¹²⁰, is made up for by 2⁶⁰ twice: an activation is multiplied by it, and so is the sum.
+constexpr float kHalfUnit = 0x1p60f;
 
 /// Nibbles n and n + 4 of a word, as bf16 times 2⁻¹²⁶.
 template <int n>

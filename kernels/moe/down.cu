@@ -1,13 +1,13 @@
-#include "kernels/moe/live.cuh"
+#include "kernels/moe/down.cuh"
+#include "kernels/numerics/bf16.h"
 
 /// `down` of one token. Each step runs this code once a layer, after other kernels have pushed it out of the instruction
 /// cache: it is as short as can be, as what is unrolled here is paid for line by line, not saved.
 namespace nibblet {
 namespace {
 
-using namespace live;
-
-constexpr int kThreads = kLiveThreads;
+using namespace moe_down_one;
+using columns::kHalfUnit;
 
 /// A column on its way, and what keeps those of neighbouring groups off the same banks.
 struct Place {
@@ -73,8 +73,8 @@ __device__ void add_parts(const MoePlan& plan, int32_t row, float before) {
 /// would be: it has no live columns, and matrix 0.
 __global__ void __launch_bounds__(kThreads, 5) moe_down_columns(const MoePlan plan) {
   __shared__ Place places[kColumns][kGroups];
-  __shared__ uint4 activations[kListBlocks][2];
-  __shared__ uint16_t list[kListBlocks * 16];
+  __shared__ uint4 activations[kMoeListBlocks][2];
+  __shared__ uint16_t list[kMoeListBlocks * 16];
   __shared__ float totals[kWarps][kColumnRows];
   __shared__ int32_t counts[kWarps];
   grid_dependency_launch();
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, 5) moe_down_columns(const MoePlan pl
 
   float sums[32] = {};
 #pragma unroll 1
-  for (int32_t start = part.first; start < part.last; start += kListBlocks) {
+  for (int32_t start = part.first; start < part.last; start += kMoeListBlocks) {
     uint4 own[2] = {};
     // Whether the token exists is not waited for: what there is not, is not listed.
     if (start + thread < part.last) {

@@ -1,13 +1,20 @@
-#include "kernels/moe/live.cuh"
+#include "kernels/moe/columns.cuh"
+#include "kernels/moe/plan.h"
+#include "kernels/pack/layout.h"
+
+/// `down` of several tokens. Each is summed for itself, so that its sums do not depend on the others; the cache holds what
+/// tokens share.
 
 namespace nibblet {
 namespace {
 
-using namespace live;
+using columns::kHalfUnit;
 
 /// Most warps of a block, which all have the same columns and 128 rows each.
 constexpr int kMostWarps = 7;
 constexpr int kMostThreads = 32 * kMostWarps;
+/// Fewest: a thread for each block of inputs that is listed.
+constexpr int kFewestWarps = kMoeListBlocks / 32;
 /// Live columns that are multiplied at once: what one mma takes.
 constexpr int kStep = 16;
 /// Steps whose columns are on their way or in use.
@@ -17,8 +24,8 @@ constexpr int kCodesStride = 64 + 16;
 constexpr int kScalesStride = kColumnRows + 16;
 constexpr int kStageBytes = kStep * (kCodesStride + kScalesStride);
 /// Columns that a list has room for.
-constexpr int kListed = kListBlocks * kBlockInputs + kStep;
-/// 2⁶⁰ twice in bf16.
+constexpr int kListed = kMoeListBlocks * kBlockInputs + kStep;
+/// kHalfUnit twice in bf16.
 constexpr uint32_t kHalfUnits = 0x5d805d80u;
 
 /// The columns that an activation multiplies, padded to whole steps with activations of zero.
@@ -31,8 +38,8 @@ struct List {
   uint16_t* activations;  ///< [kListed] times 2⁶⁰
 };
 
-/// Makes the list of up to kListBlocks blocks of 16 inputs, one a thread. By all threads of a block, kListBlocks or more.
-/// @param scratch  32 · kListBlocks bytes
+/// Makes the list of up to kMoeListBlocks blocks of 16 inputs, one a thread. By all threads of a block, kMoeListBlocks or more.
+/// @param scratch  32 · kMoeListBlocks bytes
 /// @return the steps in it
 __device__ int32_t list_steps(const uint16_t* hidden, int32_t blocks, int32_t out, const List& list,
                               uint16_t* scratch, int32_t* counts) {
@@ -60,12 +67,12 @@ __device__ int32_t list_steps(const uint16_t* hidden, int32_t blocks, int32_t ou
     const int32_t before = __shfl_up_sync(0xffffffffu, place, unsigned(distance));
     if (lane >= distance) place += before;
   }
-  if (lane == 31 && warp < kListBlocks / 32) counts[warp] = place;
+  if (lane == 31 && warp < kMoeListBlocks / 32) counts[warp] = place;
   __syncthreads();
   place -= count;
   int32_t total = 0;
 #pragma unroll
-  for (int w = 0; w < kListBlocks / 32; ++w) {
+  for (int w = 0; w < kMoeListBlocks / 32; ++w) {
     if (w < warp) place += counts[w];
     total += counts[w];
   }
@@ -163,7 +170,8 @@ struct Memory {
   static constexpr size_t kActivations = kListed * sizeof(Listed);
   static constexpr size_t kRing = kActivations + kListed * sizeof(uint16_t);
   static_assert(kRing % 16 == 0 && kStageBytes % 16 == 0);
-  static_assert(kWarps * kStages * kStageBytes >= 32 * kListBlocks, "the ring is what a list is made in");
+  static_assert(kFewestWarps * kStages * kStageBytes >= 32 * kMoeListBlocks,
+                "the ring is what a list is made in");
   static size_t bytes(int32_t warps) { return kRing + size_t(warps) * kStages * kStageBytes; }
 };
 
@@ -171,7 +179,7 @@ struct Memory {
 /// tokens share is read at about one time. The part is listed once; then a warp has rows of its own and takes the listed
 /// columns 16 at a time as the inner dimension of an mma, whose second operand is the activations and seven columns of zeros.
 __global__ void __launch_bounds__(kMostThreads, 3) moe_down_gathered(const MoePlan plan) {
-  __shared__ int32_t counts[kListBlocks / 32];
+  __shared__ int32_t counts[kMoeListBlocks / 32];
   grid_dependency_launch();
   const MoeArgs& args = plan.args;
   const int32_t thread = int32_t(threadIdx.x), warp = thread / 32, lane = thread % 32;
@@ -289,14 +297,14 @@ cudaError_t moe_down_gather(const MoePlan& plan, const CudaTarget& target) {
   const auto blocks = [](int32_t in, int32_t splits) {
     return ((in + kBlockInputs - 1) / kBlockInputs + splits - 1) / splits;
   };
-  if (blocks(args.down.in, plan.routed_splits) > kListBlocks) return cudaErrorInvalidValue;
-  if (plan.has_shared() && blocks(args.shared_down.in, plan.shared_splits) > kListBlocks) {
+  if (blocks(args.down.in, plan.routed_splits) > kMoeListBlocks) return cudaErrorInvalidValue;
+  if (plan.has_shared() && blocks(args.shared_down.in, plan.shared_splits) > kMoeListBlocks) {
     return cudaErrorInvalidValue;
   }
   const int32_t chunks = round_up(args.hidden, kColumnRows) / kColumnRows;
   const int32_t groups = (chunks + kMostWarps - 1) / kMostWarps;
-  // A thread for each block of inputs that is listed.
-  const int32_t needed = (chunks + groups - 1) / groups, warps = needed < kWarps ? kWarps : needed;
+  const int32_t needed = (chunks + groups - 1) / groups,
+                warps = needed < kFewestWarps ? kFewestWarps : needed;
   const size_t shared_bytes = Memory::bytes(warps);
   const cudaError_t error = allow_shared_memory(moe_down_gathered, shared_bytes);
   if (error != cudaSuccess) return error;

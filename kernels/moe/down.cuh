@@ -2,25 +2,18 @@
 
 #include "kernels/moe/columns.cuh"
 #include "kernels/moe/plan.h"
-#include "kernels/numerics/bf16.h"
 #include "kernels/pack/layout.h"
 
-/// What the kernels share that read only those columns of `down` that an activation multiplies. Each token is summed for
-/// itself, so that its sums do not depend on the others; the cache holds what tokens share.
-namespace nibblet::live {
+/// How a block of `down` for one token shares out its part and sums it.
+namespace nibblet::moe_down_one {
 
-constexpr int kLiveThreads = 128;
-constexpr int kWarps = kLiveThreads / 32;
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / 32;
+static_assert(kThreads == kColumnRows && kThreads == kMoeListBlocks);
 /// Four lanes hold the 128 rows of a piece of a column: 32 each.
-constexpr int kGroups = kLiveThreads / 4;
-/// Blocks of 16 inputs whose live columns are listed at a time, one a thread.
-constexpr int kListBlocks = kMoeListBlocks;
-static_assert(kListBlocks == kLiveThreads);
-static_assert(kLiveThreads == kColumnRows);
+constexpr int kGroups = kThreads / 4;
 /// Columns that a group has under way.
 constexpr int kColumns = 4;
-/// Weights come out as W · 2⁻¹²⁰; activations are multiplied by 2⁶⁰, sums at the end by as much.
-constexpr float kHalfUnit = 0x1p60f;
 
 /// Which matrix a block multiplies with which activations.
 struct Part {
@@ -90,4 +83,4 @@ __device__ void add_groups(float (&sums)[32]) {
   if constexpr (half > 4) add_groups<half / 2>(sums);
 }
 
-}  // namespace nibblet::live
+}  // namespace nibblet::moe_down_one
