@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/warp.h"
 #include "kernels/numerics/bf16.h"
 #include "kernels/numerics/dtype.h"
 
@@ -24,11 +24,6 @@ constexpr int kPieceInputs = 8;
 /// The sum over the block, the same in every thread, in an order that depends on the size of the block alone. All threads
 /// take part. @param scratch  32 floats of shared memory, not used for anything else around
 __device__ __forceinline__ float block_sum(float value, float* scratch) {
-  const auto warp_sum = [](float sum) {
-#pragma unroll
-    for (int width = 16; width > 0; width /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, width);
-    return sum;
-  };
   value = warp_sum(value);
   const unsigned lane = threadIdx.x % 32;
   if (lane == 0) scratch[threadIdx.x / 32] = value;

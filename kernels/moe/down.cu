@@ -1,4 +1,5 @@
 #include "kernels/moe/down.cuh"
+#include "kernels/moe/nonzero.cuh"
 #include "kernels/numerics/bf16.h"
 
 /// `down` of one token. Each step runs this code once a layer, after other kernels have pushed it out of the instruction
@@ -20,7 +21,6 @@ struct Place {
 /// @param activations  the thread's 16
 /// @return how many there are
 __device__ int32_t list_live(const uint4 (&activations)[2], uint16_t* list, int32_t* counts) {
-  const int32_t thread = int32_t(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const uint32_t words[8] = {activations[0].x, activations[0].y, activations[0].z, activations[0].w,
                              activations[1].x, activations[1].y, activations[1].z, activations[1].w};
   uint32_t live = 0;
@@ -29,26 +29,13 @@ __device__ int32_t list_live(const uint4 (&activations)[2], uint16_t* list, int3
     if ((words[i] & 0x7fffu) != 0) live |= 1u << (2 * i);
     if ((words[i] & 0x7fff0000u) != 0) live |= 2u << (2 * i);
   }
-  const int32_t own = __popc(live);
-  int32_t place = own;
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const int32_t before = __shfl_up_sync(0xffffffffu, place, unsigned(distance));
-    if (lane >= distance) place += before;
-  }
-  if (lane == 31) counts[warp] = place;
-  __syncthreads();
-  place -= own;
-  int32_t total = 0;
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    if (w < warp) place += counts[w];
-    total += counts[w];
-  }
+  MoeListPlace place = moe_list_place<kThreads>(__popc(live), counts);
 #pragma unroll 1
-  for (; live != 0; live &= live - 1) list[place++] = uint16_t(thread * 16 + __ffs(int(live)) - 1);
+  for (; live != 0; live &= live - 1) {
+    list[place.first++] = uint16_t(int32_t(threadIdx.x) * kBlockInputs + __ffs(int(live)) - 1);
+  }
   __syncthreads();
-  return total;
+  return place.total;
 }
 
 /// Adds the parts of one row to what x held. The loads are all under way before the first sum.

@@ -1,6 +1,8 @@
 #include <algorithm>
 
+#include "kernels/cuda/warp.h"
 #include "kernels/linear/fragments.cuh"
+#include "kernels/moe/combine.cuh"
 #include "kernels/moe/tiles.cuh"
 
 namespace nibblet {
@@ -204,9 +206,7 @@ __device__ void multiply_rows(const MoeTileProduct<down>& product, int32_t piece
       for (int32_t k = lane; k < view.in && row < view.out; k += 32) {
         sum = fmaf(bf16_to_float(__ldcg(x + k)), weights[k], sum);
       }
-      for (int distance = 16; distance > 0; distance /= 2) {
-        sum += __shfl_xor_sync(kWholeWarp, sum, distance);
-      }
+      sum = warp_sum(sum);
       if (lane == 0) product.store(i, row, sum, product.row(row));
     }
   }
@@ -233,14 +233,8 @@ __global__ void __launch_bounds__(kThreads, 2) moe_multiply_rows(const MoePlan p
 __global__ void __launch_bounds__(kThreads) moe_combine(const MoePlan plan) {
   grid_dependency_launch();
   grid_dependency_wait();
-  const size_t token = blockIdx.y, hidden = size_t(plan.args.hidden);
-  const size_t row = size_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (int32_t(token) >= plan.step->tokens || row >= hidden) return;
-  const float* from = plan.outputs + token * size_t(plan.parts) * hidden + row;
-  float sum = 0;
-#pragma unroll 4
-  for (int32_t part = 0; part < plan.parts; ++part) sum += __ldcg(from + size_t(part) * hidden);
-  plan.args.x[token * hidden + row] += sum;
+  if (int32_t(blockIdx.y) >= plan.step->tokens) return;
+  moe_combine_row(plan, blockIdx.y, int32_t(blockIdx.x) * kThreads + int32_t(threadIdx.x));
 }
 
 template <Format format, bool down>

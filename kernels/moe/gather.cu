@@ -1,4 +1,6 @@
 #include "kernels/moe/columns.cuh"
+#include "kernels/moe/combine.cuh"
+#include "kernels/moe/nonzero.cuh"
 #include "kernels/moe/plan.h"
 #include "kernels/pack/layout.h"
 
@@ -43,7 +45,7 @@ struct List {
 /// @return the steps in it
 __device__ int32_t list_steps(const uint16_t* hidden, int32_t blocks, int32_t out, const List& list,
                               uint16_t* scratch, int32_t* counts) {
-  const int32_t thread = int32_t(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  const int32_t thread = int32_t(threadIdx.x);
   uint16_t* const own = scratch + thread * kBlockInputs;
   uint32_t live = 0;
   if (thread < blocks) {
@@ -60,22 +62,8 @@ __device__ int32_t list_steps(const uint16_t* hidden, int32_t blocks, int32_t ou
       }
     }
   }
-  const int32_t count = __popc(live);
-  int32_t place = count;
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const int32_t before = __shfl_up_sync(0xffffffffu, place, unsigned(distance));
-    if (lane >= distance) place += before;
-  }
-  if (lane == 31 && warp < kMoeListBlocks / 32) counts[warp] = place;
-  __syncthreads();
-  place -= count;
-  int32_t total = 0;
-#pragma unroll
-  for (int w = 0; w < kMoeListBlocks / 32; ++w) {
-    if (w < warp) place += counts[w];
-    total += counts[w];
-  }
+  const MoeListPlace listed = moe_list_place<kMostThreads>(__popc(live), counts);
+  int32_t place = listed.first;
   const uint32_t column_size = uint32_t(column_bytes(out)),
                  block = uint32_t(thread) * uint32_t(column_block_bytes(out));
 #pragma unroll 1
@@ -84,10 +72,10 @@ __device__ int32_t list_steps(const uint16_t* hidden, int32_t blocks, int32_t ou
     list.columns[place] = {block + uint32_t(i) * column_size, block};
     list.activations[place] = uint16_t(multiply_bf16x2(own[i], kHalfUnits));
   }
-  const int32_t steps = (total + kStep - 1) / kStep;
-  if (total + thread < steps * kStep) {
-    list.columns[total + thread] = {0, 0};
-    list.activations[total + thread] = 0;
+  const int32_t steps = (listed.total + kStep - 1) / kStep;
+  if (listed.total + thread < steps * kStep) {
+    list.columns[listed.total + thread] = {0, 0};
+    list.activations[listed.total + thread] = 0;
   }
   __syncthreads();
   return steps;
@@ -152,17 +140,6 @@ __device__ __forceinline__ void add_panels(const Columns& columns, const uint32_
     }
     mma_bf16(sums[2 * n + half], a[0], a[1], a[2], a[3], b[0], b[1]);
   }
-}
-
-/// Adds the parts of one row of a token to x.
-__device__ inline void combine(const MoePlan& plan, size_t token, int32_t row) {
-  const size_t hidden = size_t(plan.args.hidden);
-  if (row >= plan.args.hidden) return;
-  const float* from = plan.outputs + token * size_t(plan.parts) * hidden + size_t(row);
-  float sum = 0;
-#pragma unroll 8
-  for (int32_t part = 0; part < plan.parts; ++part) sum += __ldcg(from + size_t(part) * hidden);
-  plan.args.x[token * hidden + size_t(row)] += sum;
 }
 
 /// Shared memory of a block of `warps`.
@@ -287,7 +264,8 @@ __global__ void __launch_bounds__(kMostThreads, 3) moe_down_gathered(const MoePl
   if (__shfl_sync(0xffffffffu, before, 0) + 1 != uint32_t(plan.parts)) return;
   if (lane == 0) *arrivals = 0;
 #pragma unroll 1
-  for (int32_t i = lane; i < kColumnRows; i += 32) combine(plan, size_t(token), chunk * kColumnRows + i);
+  for (int32_t i = lane; i < kColumnRows; i += 32)
+    moe_combine_row(plan, size_t(token), chunk * kColumnRows + i);
 }
 
 }  // namespace

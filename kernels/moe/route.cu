@@ -1,3 +1,4 @@
+#include "kernels/cuda/warp.h"
 #include "kernels/moe/route.cuh"
 #include "kernels/numerics/bf16.h"
 
@@ -15,19 +16,11 @@ constexpr int kParts = 6;
 /// Vectors of router weights that a thread holds before x is known.
 constexpr int kAhead = 3;
 
-__device__ float warp_sum(float value) {
-#pragma unroll
-  for (int lane = 16; lane > 0; lane /= 2) value += __shfl_xor_sync(0xffffffffu, value, lane);
-  return value;
-}
-
 __device__ float inverse_root(const MoeArgs& args, float squares) {
   return 1.0f / sqrtf(squares / float(args.hidden) + args.epsilon);
 }
 
 __device__ float sigmoid(float logit) { return 1.0f / (1.0f + expf(-logit)); }
-
-__device__ float4 load4(const float* from) { return __ldcg(reinterpret_cast<const float4*>(from)); }
 
 /// Four products of router and norm.
 __device__ float4 weight4(const MoeArgs& args, const float* row, int32_t k) {

@@ -1,3 +1,4 @@
+#include "kernels/cuda/warp.h"
 #include "kernels/linear/fragments.cuh"
 #include "kernels/moe/choice.cuh"
 #include "kernels/moe/up.cuh"
@@ -23,14 +24,6 @@ __device__ void write_input(uint16_t* to, int32_t k, float4 x, float4 norm, floa
                        bf16_pair_from_floats(x.z * factor * norm.z, x.w * factor * norm.w)};
   *reinterpret_cast<uint2*>(to + k) = pairs;
 }
-
-__device__ float warp_sum(float value) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(kWholeWarp, value, distance);
-  return value;
-}
-
-__device__ float4 load4(const float* from) { return __ldcg(reinterpret_cast<const float4*>(from)); }
 
 __device__ float add_squares(float4 x, float sum) {
   return fmaf(x.x, x.x, fmaf(x.y, x.y, fmaf(x.z, x.z, fmaf(x.w, x.w, sum))));
