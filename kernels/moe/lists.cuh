@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/warp.h"
 #include "kernels/moe/plan.h"
 
 namespace nibblet {
@@ -53,11 +53,7 @@ struct MoeLists {
         int32_t count = 0;
         if (e < experts) count = __popc(masks[2 * e]) + __popc(masks[2 * e + 1]);
         const int32_t own = count | (count + kMoeTileTokens - 1) / kMoeTileTokens << 16;
-        int32_t sum = own;
-        for (int32_t distance = 1; distance < 32; distance *= 2) {
-          const int32_t other = __shfl_up_sync(0xffffffffu, sum, unsigned(distance));
-          if (lane >= distance) sum += other;
-        }
+        const int32_t sum = warp_sum_so_far(own, lane);
         const int32_t start = before + sum - own;
         if (e < experts) starts[e] = start & 0xffff;
 #pragma unroll 1

@@ -70,6 +70,8 @@ MoePlan moe_plan(const MoeArgs& args, const Step* step, void* workspace, void* c
 
 /// The kernels of a call.
 cudaError_t moe_route(const MoePlan& plan, const CudaTarget& target);
+/// Unless `local_lists`: the entries and tiles of each expert, as a part of moe_route.
+cudaError_t moe_list(const MoePlan& plan, const CudaTarget& target);
 cudaError_t moe_up_alone(const MoePlan& plan, const CudaTarget& target);
 cudaError_t moe_up_tiles(const MoePlan& plan, const CudaTarget& target);
 /// With `skips`: for one token with the least latency, for several with the least work.
