@@ -68,12 +68,12 @@ struct TileStart {
 struct Walk {
   int32_t tile = 0;
   int32_t unit;
-  __device__ Walk(int32_t warp, int32_t units) : unit(warp) { settle(units); }
+  __device__ Walk(int32_t warp, int32_t units) : unit(warp) { carry(units); }
   __device__ void next(int32_t units) {
     unit += kWarps;
-    settle(units);
+    carry(units);
   }
-  __device__ void settle(int32_t units) {
+  __device__ void carry(int32_t units) {
     while (unit >= units) {
       unit -= units;
       ++tile;
