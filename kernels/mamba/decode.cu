@@ -58,7 +58,6 @@ __global__ void __launch_bounds__(kThreads, kRows == kRowsOfOne ? 3 : 2)
   const MambaArgs args = known<kRows>(given);
   const MambaShape shape(args);
   constexpr int kTaps = kRows > 0 ? kFastTaps : kMaxTaps;
-  constexpr int kTokens = kRows == kRowsOfOne ? 1 : kTile;
   const int32_t thread = int32_t(threadIdx.x);
   const int32_t lane = thread % 32;
   const int32_t head = int32_t(blockIdx.y);
@@ -85,10 +84,8 @@ __global__ void __launch_bounds__(kThreads, kRows == kRowsOfOne ? 3 : 2)
   const HeadStep head_step(args, head);
   const float d = args.d[head];
   Convolution<kTaps> convolution;
-  // In the kernels that keep the state in registers a thread prepares one thing: a channel, a gate, or, from the end,
-  // the step of a token.
+  // With one token a thread prepares one thing: a channel, a gate, or, the last one, the token's step.
   [[maybe_unused]] const int32_t own_channel = channel_of(args, shape, group, first_row, thread);
-  [[maybe_unused]] const int32_t own_step = kThreads - 1 - thread;
   [[maybe_unused]] float window[kTaps] = {};
   [[maybe_unused]] const int32_t own_row = thread / 32 * kRows;
   [[maybe_unused]] float4 own[kRows > 0 ? kRows : 1];
@@ -112,37 +109,36 @@ __global__ void __launch_bounds__(kThreads, kRows == kRowsOfOne ? 3 : 2)
                                           : shape.inner + shape.channels + head;
   [[maybe_unused]] const size_t input_at = size_t(sequence.first) * shape.row + place;
   const bool live = present && is_live(sequence, args.slots);
-  // Told that a step of one token has no sequence of more, the compiler keeps less in registers.
-  const int32_t tokens = kTokens == 1 ? min(sequence.count, 1) : sequence.count;
   grid_dependency_wait();
   if (!live) return;
 
-  for (int32_t first = 0; first < tokens; first += kTokens == 1 ? 1 : mix.tile) {
-    const int32_t count = kTokens == 1 ? 1 : min(mix.tile, tokens - first);
-    if (first > 0) __syncthreads();
-    if constexpr (kRows > 0) {
-      const int32_t earliest = thread < channels + rows ? 0 : own_step;
-      const int32_t end = thread < channels + rows ? count : min(count, own_step + 1);
-      float inputs[kTokens];
-#pragma unroll
-      for (int t = 0; t < kTokens; ++t) {
-        inputs[t] = 0;
-        if (t >= earliest && t < end) {
-          inputs[t] = read_element(args.projected, args.type, input_at + size_t(first + t) * shape.row);
-        }
+  if constexpr (kRows > 0) {
+    // As it is in every step of one token. Told so, the compiler keeps less in registers.
+    sequence.first = 0;
+    if (thread < channels + rows || thread == kThreads - 1) {
+      const float input = read_element(args.projected, args.type, input_at);
+      if (thread < channels) {
+        u[thread] = convolution.next(window, input);
+      } else if (is_gate) {
+        gates[thread - channels] = silu(input);
+      } else {
+        *steps = head_step.size(input);
       }
+    }
+    __syncthreads();
+    float x[kRows];
 #pragma unroll
-      for (int t = 0; t < kTokens; ++t) {
-        if (t < earliest || t >= end) continue;
-        if (thread < channels) {
-          u[t * pitch + thread] = convolution.next(window, inputs[t]);
-        } else if (is_gate) {
-          gates[t * mix.block_rows + thread - channels] = silu(inputs[t]);
-        } else {
-          steps[t] = head_step.size(inputs[t]);
-        }
-      }
-    } else {
+    for (int r = 0; r < kRows; ++r) x[r] = own_row + r < rows ? u[2 * kFastState + own_row + r] : 0;
+    const float4 b = reinterpret_cast<const float4*>(u)[lane];
+    const float4 c = reinterpret_cast<const float4*>(u + kFastState)[lane];
+    const float sum = scan_token<kRows>(own, *steps, x, b, c, lane);
+    const int32_t row = own_row + lane / (32 / kRows);
+    float* const out = gated + size_t(sequence.first) * shape.inner + first_row;
+    if (lane % (32 / kRows) == 0 && row < rows) out[row] = fmaf(d, u[2 * kFastState + row], sum) * gates[row];
+  } else {
+    for (int32_t first = 0; first < sequence.count; first += mix.tile) {
+      const int32_t count = min(mix.tile, sequence.count - first);
+      if (first > 0) __syncthreads();
       for (int32_t local = thread; local < channels + rows; local += kThreads) {
         if (local < channels) {
           const int32_t channel = channel_of(args, shape, group, first_row, local);
@@ -163,31 +159,13 @@ __global__ void __launch_bounds__(kThreads, kRows == kRowsOfOne ? 3 : 2)
         const size_t at = shape.dt_row(sequence.first + first + t) + head;
         steps[t] = head_step.size(read_element(args.projected, args.type, at));
       }
-    }
-    __syncthreads();
-
-    float* const out = gated + size_t(sequence.first + first) * shape.inner + first_row;
-    const auto emit = [&](int32_t t, int32_t row, float value) {
-      out[size_t(t) * shape.inner + row] = value * gates[t * mix.block_rows + row];
-    };
-    if constexpr (kRows == 0) {
+      __syncthreads();
+      float* const out = gated + size_t(sequence.first + first) * shape.inner + first_row;
       const ScanInputs inputs = {u + 2 * args.state, u, u + args.state, pitch, steps, 1};
-      scan_plain(state, args.state, rows, sequence.position == 0 && first == 0, d, inputs, count, emit);
-    } else {
-#pragma unroll 1
-      for (int32_t t = 0; t < count; ++t) {
-        const float* token = u + t * pitch;
-        float x[kRows];
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) x[r] = own_row + r < rows ? token[2 * kFastState + own_row + r] : 0;
-        const float4 b = reinterpret_cast<const float4*>(token)[lane];
-        const float4 c = reinterpret_cast<const float4*>(token + kFastState)[lane];
-        const float sum = scan_token<kRows>(own, steps[t], x, b, c, lane);
-        const int32_t row = own_row + lane / (32 / kRows);
-        if (lane % (32 / kRows) == 0 && row < rows) {
-          emit(t, row, fmaf(d, token[2 * kFastState + row], sum));
-        }
-      }
+      scan_plain(state, args.state, rows, sequence.position == 0 && first == 0, d, inputs, count,
+                 [&](int32_t t, int32_t row, float value) {
+                   out[size_t(t) * shape.inner + row] = value * gates[t * mix.block_rows + row];
+                 });
     }
   }
 
@@ -218,11 +196,11 @@ __global__ void __launch_bounds__(kThreads, kRows == kRowsOfOne ? 3 : 2)
   if (!is_last) return;
 
   const float* const values = gated + size_t(sequence.first) * shape.inner + group * width;
-  if (kTokens == 1 || tokens == 1) {
+  if (kRows > 0 || sequence.count == 1) {
     float* const kept = u + mix.kept_at(args.state, width);
     normalise_by_block(args, shape, width, sequence.first, group, norm, values, kept);
   } else {
-    for (int32_t t = thread / 32; t < tokens; t += kWarps) {
+    for (int32_t t = thread / 32; t < sequence.count; t += kWarps) {
       const float* const of_token = values + size_t(t) * shape.inner;
       normalise<8>(args, shape, width, sequence.first + t, group, norm,
                    [&](int32_t i) { return of_token[i]; });

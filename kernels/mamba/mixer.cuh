@@ -9,7 +9,7 @@
 namespace nibblet::mamba_device {
 
 constexpr int32_t kMaxTaps = 8;
-/// State size of the kernels that keep the state in registers: four floats a lane.
+/// State size of the kernels for the known shape (mamba_cuda_is_fast): four floats a lane.
 constexpr int32_t kFastState = 128;
 constexpr int32_t kFastTaps = 4;
 

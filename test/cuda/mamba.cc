@@ -10,7 +10,7 @@ namespace {
 const MambaLayerShape kNano = {64, 64, 8, 128, 4, DType::bf16, true};
 const MambaLayerShape kTiny = {16, 64, 2, 128, 4, DType::bf16, true};
 
-/// Shapes of the kernels that keep the state in registers, and those of the others.
+/// Shapes of the kernels for the known shape, and those of the other.
 std::vector<MambaLayerShape> shapes() {
   std::vector<MambaLayerShape> all = {
       {4, 64, 2, 128, 4, DType::bf16, true},
