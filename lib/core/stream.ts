@@ -160,8 +160,10 @@ export class Stream {
 
   /**
    * Stores a bf16 matrix in fragments, all of whose parts are loaded before, in 12 bits an element: exactly, with what does not fit
-   * stored apart. Where that saves less than a sixth, or there is no memory for both copies, the weight stays as it is
-   * (`Weight.exceptions` tells). On GPUs only; ops may use the weight after `sync`.
+   * stored apart. The weight stays as it is (`Weight.exceptions` tells) with more than one such exception in 512 elements or 64
+   * in a row, with more than 65,536 inputs, with so many rows (about a million) that 16 bytes for each exceed 16 MiB, where less
+   * than a sixth is saved, or without memory for both copies. On GPUs only; ops may use the weight after `sync`.
+   * Parts that this stream loads may still be under way. Those of another must be done: the stream fails with INVALID_OPTION.
    * @throws RequestError INVALID_OPTION for other weights, and for one that an op was given already
    */
   compactWeight(weight: Weight): void {
