@@ -15,6 +15,19 @@ inline MoeShape on_device(MoeShape shape) {
   return shape;
 }
 
+inline MoeShape make_shape(Format format, int32_t hidden, int32_t experts, int32_t top_k, int32_t width,
+                           int32_t shared_width, int32_t groups = 1, int32_t topk_groups = 1,
+                           bool biases = false, bool normalize = true) {
+  MoeShape shape = {hidden, experts, top_k, width, shared_width, groups, topk_groups, format};
+  shape.biases = biases;
+  shape.normalize = normalize;
+  return on_device(shape);
+}
+
+inline std::vector<float> random_rows(const MoeShape& shape, int32_t tokens, uint64_t seed) {
+  return Random(seed).normals(size_t(tokens) * size_t(shape.hidden), 2);
+}
+
 /// Experts in device memory.
 struct DeviceExperts {
   DeviceArray<uint8_t> bytes;
