@@ -11,12 +11,8 @@
 #define NIBBLET_INLINE inline __attribute__((always_inline))
 
 // After every include: what is defined above stays compiled for any machine.
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
-#endif
 
 namespace nibblet {
 namespace avx2 {
@@ -78,9 +74,5 @@ void matmul_columns_avx2(const WeightView& weight, int32_t matrix, const float* 
 
 }  // namespace nibblet
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
 #pragma GCC pop_options
-#endif
 #endif

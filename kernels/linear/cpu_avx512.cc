@@ -11,15 +11,10 @@
 #define NIBBLET_INLINE inline __attribute__((always_inline))
 
 // After every include: what is defined above stays compiled for any machine.
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), \
-                             apply_to = function)
-#else
 // GCC 12 takes the undefined pass-through operands inside its own AVX-512 intrinsics for a mistake (bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
-#endif
 
 namespace nibblet {
 namespace avx512 {
@@ -140,9 +135,5 @@ void matmul_columns_avx512(const WeightView& weight, int32_t matrix, const float
 
 }  // namespace nibblet
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
 #pragma GCC pop_options
-#endif
 #endif

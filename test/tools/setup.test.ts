@@ -225,6 +225,10 @@ describe('native code', () => {
         /^\[2\/2\] native code\nNo C\+\+ compiler was found: .*g\+\+.*, then run the same command again\.\n$/,
       )
     }
+    // What Clang says of itself.
+    const clang = await fixture.setup({ CXX: 'g++ -D__clang__' })
+    expect(clang.code).toBe(1)
+    expect(clang.stderr).toMatch(/\nThe compiler \S*g\+\+ is Clang, .* Name a g\+\+ in CXX, or .*\.\n$/)
     const named = await fixture.setup({ CXX: 'no-such-compiler' })
     expect(named.stderr).toContain('under the name in CXX, no-such-compiler')
   })

@@ -34,7 +34,7 @@ export function hasCMake() {
   return Number(major) > 3 || (Number(major) === 3 && Number(minor) >= 25)
 }
 
-/** Throws one sentence that says what to install when no C++20 compiler or no program that drives it is there. */
+/** Throws one sentence that says what to install when no C++20 compiler, of GCC since the kernels use its vector functions, or no program that drives it is there. */
 export function requireCompiler(programs) {
   // Visual Studio is found by CMake and node-gyp themselves, not on PATH.
   if (process.platform === 'win32') return
@@ -50,7 +50,13 @@ export function requireCompiler(programs) {
     encoding: 'utf8',
   })
   if (probe.status !== 0) {
-    throw new SetupError(`The compiler ${compiler} does not compile C++20 (GCC 11 or Clang 14 do): ${advice()}`)
+    throw new SetupError(`The compiler ${compiler} does not compile C++20 (GCC 11 does): ${advice()}`)
+  }
+  const macros = spawnSync(compiler, [...words, '-dM', '-E', '-x', 'c++', '-'], { input: '', encoding: 'utf8' })
+  if (/^#define __clang__/m.test(macros.stdout ?? '')) {
+    throw new SetupError(
+      `The compiler ${compiler} is Clang, which lacks vector functions that the kernels are written with. Name a g++ in CXX, or ${advice()}`,
+    )
   }
   for (const names of programs) {
     if (findAny(names) === undefined)
@@ -69,7 +75,8 @@ function findAny(names) {
 function advice(names = ['make']) {
   const last = names.at(-1)
   const then = 'then run the same command again.'
-  if (process.platform === 'darwin') return `run \`xcode-select --install\`, ${then}`
+  if (process.platform === 'darwin')
+    return `run \`xcode-select --install\` and \`brew install gcc\`, name its g++ in CXX, ${then}`
   for (const [manager, install] of [
     ['apt-get', `apt-get install g++ ${last}`],
     ['dnf', `dnf install gcc-c++ ${last}`],
