@@ -101,8 +101,7 @@ void Weight::require_loaded(const void* stream) const {
     if (given != stream && parts > 0) {
       throw invalid(
           "parts of the weight are still to be loaded, or by another stream: await that stream's sync() "
-          "before "
-          "making the weight compact");
+          "before it is made compact");
     }
   }
 }
