@@ -116,6 +116,47 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1
 #endif
 }
 
+/// a · b of the same shapes, without a sum to add to.
+__device__ __forceinline__ void mma_bf16_product(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                                 uint32_t a3, uint32_t b0, uint32_t b1) {
+#ifdef __CUDACC__
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%10, %10, %10, %10};"
+      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(0.0f));
+#else
+  c[0] = c[1] = c[2] = c[3] = 0.0f;
+  emulated::mma_bf16(c, a0, a1, a2, a3, b0, b1);
+#endif
+}
+
+/// Four 8 × 8 matrices of 16-bit elements from shared memory, transposed: with g = lane / 4 and t = lane % 4, words[i] is
+/// elements g of rows 2t and 2t + 1 of matrix i.
+/// @param row  where row lane % 8 of matrix lane / 8 lies: 16 bytes, 16-byte aligned
+__device__ __forceinline__ void load_transposed(uint32_t (&words)[4], const void* row) {
+#ifdef __CUDACC__
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(shared_address(row))
+               : "memory");
+#else
+  emulated::load_transposed(words, row);
+#endif
+}
+
+/// The float16 in the lower half of a word, and that in the upper.
+__device__ __forceinline__ float2 floats_of_f16_pair(uint32_t pair) {
+#ifdef __CUDACC__
+  float2 values;
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\ncvt.f32.f16 %0, low;\ncvt.f32.f16 %1, high;\n}"
+      : "=f"(values.x), "=f"(values.y)
+      : "r"(pair));
+  return values;
+#else
+  return emulated::floats_of_f16_pair(pair);
+#endif
+}
+
 /// Two bf16 products, rounded to nearest even, subnormals kept.
 __device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
 #ifdef __CUDACC__

@@ -30,6 +30,8 @@ void copy_async_wait(int pending);
 void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1,
               Place where = Place::current());
 uint32_t multiply_bf16x2(uint32_t a, uint32_t b);
+void load_transposed(uint32_t (&words)[4], const void* row, Place where = Place::current());
+float2 floats_of_f16_pair(uint32_t pair);
 
 /// A kernel launched with a programmatic edge in which no thread calls this is a fault.
 void grid_dependency_wait();

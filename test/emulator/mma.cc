@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels/numerics/bf16.h"
+#include "kernels/numerics/f16.h"
 #include "test/emulator/block.h"
 #include "test/emulator/device.h"
 
@@ -49,6 +50,31 @@ void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
   float out[4];
   collective(Collective::mma, 0xffffffffu, &in, out, multiply, where);
   std::memcpy(c, out, sizeof out);
+}
+
+static void transpose(const Lane* lanes, uint32_t arrived) {
+  if (arrived != 0xffffffffu) fault("ldmatrix wants all 32 lanes of the warp");
+  const auto element = [&](int row, int index) {
+    uint16_t value;
+    std::memcpy(&value, *static_cast<const char* const*>(lanes[row].in) + index * 2, sizeof value);
+    return value;
+  };
+  for (int lane = 0; lane < 32; ++lane) {
+    const int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; ++i) {
+      static_cast<uint32_t*>(lanes[lane].out)[i] =
+          element(8 * i + 2 * t, g) | uint32_t{element(8 * i + 2 * t + 1, g)} << 16;
+    }
+  }
+}
+
+void load_transposed(uint32_t (&words)[4], const void* row, Place where) {
+  check_alignment(row, 16, "ldmatrix", where);
+  collective(Collective::ldmatrix, 0xffffffffu, &row, words, transpose, where);
+}
+
+float2 floats_of_f16_pair(uint32_t pair) {
+  return {f16_to_float(uint16_t(pair)), f16_to_float(uint16_t(pair >> 16))};
 }
 
 uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
