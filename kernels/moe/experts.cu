@@ -64,9 +64,7 @@ __device__ __forceinline__ Unit<format> load_unit(const uint8_t* unit, int lane,
 
 /// `up` or `down` of many tokens. A warp sums whole row tiles by itself, kDepth units at a time, each of which makes room for
 /// a later one: warps meet only where the tokens change.
-/// @tparam whole  row tiles are a multiple of kDepth units. Where they may end in between, a warp waits there for all that it
-///                has under way.
-template <Format format, bool down, bool whole>
+template <Format format, bool down>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     moe_multiply(const MoePlan plan, const uint32_t sets, const int32_t most_in) {
   constexpr int32_t kUnit = int32_t(fragment_unit_bytes(format));
@@ -113,10 +111,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll
         for (int slot = 0; slot < kDepth; ++slot) {
           const int32_t unit = first + slot;
-          if (!whole && unit >= units) break;
+          if (unit >= units) break;
           add_unit<format>(ahead[slot], inputs + slot * kInputBytes, lane, c);
           // The slot's next use is in this row tile or at the start of the next one.
-          const int32_t next = whole || unit + kDepth < units ? unit + kDepth : units + slot;
+          const int32_t next = unit + kDepth < units ? unit + kDepth : units + slot;
           if (next < last) ahead[slot] = load_unit<format>(weights + next * kUnit, lane, policy);
         }
         inputs += kDepth * kInputBytes;
@@ -186,20 +184,13 @@ template <Format format, bool down>
 cudaError_t launch_format(const MoePlan& plan, uint32_t sets, const CudaTarget& target) {
   const MoeArgs& args = plan.args;
   int32_t in = 0;
-  bool whole = true;
-  for (const uint32_t set : {kMoeRouted, kMoeShared}) {
-    if (!(sets & set)) continue;
-    const WeightView& view =
-        set == kMoeRouted ? (down ? args.down : args.up) : (down ? args.shared_down : args.shared_up);
-    in = std::max(in, view.in);
-    whole = whole && fragment_units(format, view.in) % kDepth == 0;
-  }
-  const auto kernel = whole ? moe_multiply<format, down, true> : moe_multiply<format, down, false>;
+  if (sets & kMoeRouted) in = down ? args.down.in : args.up.in;
+  if (sets & kMoeShared) in = std::max(in, down ? args.shared_down.in : args.shared_up.in);
   const size_t shared_bytes = token_tile_bytes(format, in) + MoeLists::bytes(plan);
-  const cudaError_t error = allow_shared_memory(kernel, shared_bytes);
+  const cudaError_t error = allow_shared_memory(moe_multiply<format, down>, shared_bytes);
   if (error != cudaSuccess) return error;
-  return launch(target, {kBlocks * unsigned(target.multiprocessors), kThreads, shared_bytes}, kernel, plan,
-                sets, in);
+  return launch(target, {kBlocks * unsigned(target.multiprocessors), kThreads, shared_bytes},
+                moe_multiply<format, down>, plan, sets, in);
 }
 
 template <bool down>
