@@ -3,6 +3,7 @@ import { basename, join } from 'node:path'
 import { Checkpoint } from './checkpoint/checkpoint.js'
 import { type Compact, WeightLoader, type WeightLoaderOptions } from './checkpoint/weight-loader.js'
 import { Device, type DeviceName } from './core/device.js'
+import { LoadSteps } from './engine/load-steps.js'
 import { ModelRunner, type RunnerOptions } from './engine/model-runner.js'
 import { DeviceError, NibbletError, RequestError } from './errors.js'
 import { loadDefaults } from './load-defaults.js'
@@ -50,16 +51,18 @@ export async function loadParts(
   let loadingText: ReturnType<typeof loadText> | undefined
   try {
     const total = checkpoint.bytes
-    const progress = async () => {
-      await stream.sync()
+    const steps = new LoadSteps(stream, (loaded) => {
       resolved.signal?.throwIfAborted()
-      resolved.onProgress?.({ stage: 'read', loaded: Math.min(loader.bytes, total), total })
-    }
+      resolved.onProgress?.({ stage: 'read', loaded: Math.min(loaded, total), total })
+    })
     loadingText = loadText(folder, resolved)
-    const [model, text] = await both(
-      NemotronH.load(checkpoint.config, loader, (layer) => checkpoint.kvScales(layer), progress),
-      loadingText,
-    )
+    const progress = () => steps.add(loader.bytes)
+    const loadingModel = async () => {
+      const model = await NemotronH.load(checkpoint.config, loader, (layer) => checkpoint.kvScales(layer), progress)
+      await steps.done()
+      return model
+    }
+    const [model, text] = await both(loadingModel(), loadingText)
     checkpoint.finish()
     loader.close()
     modelRunner = new ModelRunner(model, stream, runner)
