@@ -15,9 +15,9 @@ class FileReads {
   /// What is a fault of the file.
   enum class Check {
     none,
-    nan,         ///< e4m3 elements: NaN
-    block_scale, ///< e4m3 scales: NaN or negative
-    row_scale,  ///< widened: not finite, or negative
+    nan,          ///< e4m3 elements: NaN
+    block_scale,  ///< e4m3 scales: NaN or negative
+    row_scale,    ///< widened: not finite, or negative
   };
   struct Read {
     const FileTensor* tensor;

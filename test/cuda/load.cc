@@ -98,13 +98,13 @@ TEST(cuda_load_widens_and_scales_rows) {
   for (size_t i = 0; i < half.size(); ++i) half[i] = kHalves[i % 4];
   std::vector<uint16_t> scales(kRows);
   for (size_t i = 0; i < scales.size(); ++i) scales[i] = bf16_from_float(float(i) / 64);
-  TemporaryFile narrow_file(std::string(1, 'x').append(bytes_of(narrow))), half_file(std::string(3, 'x').append(bytes_of(half))),
+  TemporaryFile narrow_file(std::string(1, 'x').append(bytes_of(narrow))),
+      half_file(std::string(3, 'x').append(bytes_of(half))),
       scale_file(std::string(1, 'x').append(bytes_of(scales)));
   const auto source = [](const TemporaryFile& file) { return std::make_shared<MappedFile>(file.path()); };
 
   GpuStream gpu;
-  const auto weight =
-      std::make_shared<Weight>(gpu.device, Format::f32, Layout::rows, 2, kRows, kInputs);
+  const auto weight = std::make_shared<Weight>(gpu.device, Format::f32, Layout::rows, 2, kRows, kInputs);
   std::vector<WeightPart> parts(2);
   parts[0].rows = kRows;
   parts[0].elements = {source(narrow_file), 1, DType::bf16, "narrow"};
@@ -116,8 +116,8 @@ TEST(cuda_load_widens_and_scales_rows) {
   parts[1].scale = 0.25f;
   parts[1].input_scale = 0.5f;
   gpu.stream->enqueue(load_weight(weight, parts));
-  const Tensor tensor{std::make_shared<Buffer>(gpu.device, values.size() * 4), 0, DType::f32,
-                      {int64_t(values.size())}};
+  const Tensor tensor{
+      std::make_shared<Buffer>(gpu.device, values.size() * 4), 0, DType::f32, {int64_t(values.size())}};
   gpu.stream->enqueue(load_tensor(tensor, parts[0].elements));
   CHECK(!sync(*gpu.stream).error);
   CHECK_EQ(weight->view().input_scale, 0.5f);

@@ -53,8 +53,8 @@ TEST(cuda_load_of_files_that_were_cut_short) {
       part.rows = 512;
       part.elements = tensor;
       part.elements.dtype = DType::e4m3;
-      load = load_weight(
-          std::make_shared<Weight>(gpu.device, Format::e4m3, Layout::fragments, 1, 512, 2048), part);
+      load = load_weight(std::make_shared<Weight>(gpu.device, Format::e4m3, Layout::fragments, 1, 512, 2048),
+                         part);
     } else {
       load = load_tensor({std::make_shared<Buffer>(gpu.device, 1 << 20), 0, DType::u8, {1 << 20}}, tensor);
     }
@@ -111,9 +111,9 @@ TEST(cuda_load_names_bad_scales) {
     float row_scale;
     const char* text;
   };
-  for (const Case& test : {Case{"block", 0x7f, 1, "at index 21;"}, Case{"block", 0x81, 1, "at index 21;"},
-                           Case{"row", 0x38, NAN, "nan"}, Case{"row", 0x38, -1, "-1.0"},
-                           Case{"row", 0x38, INFINITY, "inf"}}) {
+  for (const Case& test :
+       {Case{"block", 0x7f, 1, "at index 21;"}, Case{"block", 0x81, 1, "at index 21;"},
+        Case{"row", 0x38, NAN, "nan"}, Case{"row", 0x38, -1, "-1.0"}, Case{"row", 0x38, INFINITY, "inf"}}) {
     std::vector<uint8_t> scales(16 * 2, 0x38);
     scales[21] = test.block_scale;
     std::vector<float> rows(16, 1.0f);

@@ -52,7 +52,9 @@ class Matrices {
   WeightPart part(int32_t matrix, int32_t first, int32_t rows) const {
     const RandomWeight& weight = weights_[size_t(matrix)];
     const size_t at = offsets_[size_t(matrix)];
-    const auto behind = [&](size_t start, size_t bytes) { return start + bytes / size_t(out_) * size_t(first); };
+    const auto behind = [&](size_t start, size_t bytes) {
+      return start + bytes / size_t(out_) * size_t(first);
+    };
     WeightPart part{};
     part.matrix = matrix;
     part.first_row = first;
@@ -73,7 +75,8 @@ class Matrices {
 
   /// Whether these are the bytes of a weight's buffer that holds all matrices.
   bool are_in(const std::vector<uint8_t>& buffer, Layout layout) const {
-    const size_t bytes = packed_matrix_bytes(format_, layout, out_, in_), scales = size_t(out_) * sizeof(float);
+    const size_t bytes = packed_matrix_bytes(format_, layout, out_, in_),
+                 scales = size_t(out_) * sizeof(float);
     if (buffer.size() < weights_.size() * (bytes + scales)) return false;
     for (size_t i = 0; i < weights_.size(); ++i) {
       const PackedWeight packed(weights_[i], layout);

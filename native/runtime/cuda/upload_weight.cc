@@ -183,8 +183,9 @@ class Upload {
 
   static Error too_long(const LoadPart& part) {
     const FileTensor& tensor = part.part().elements;
-    return bad_format("tensor `" + tensor.name + "` in " + tensor.file->path() + " has rows that take more than " +
-                      std::to_string(CudaStaging::kPieceBytes) + " bytes, which no model has");
+    return bad_format("tensor `" + tensor.name + "` in " + tensor.file->path() +
+                      " has rows that take more than " + std::to_string(CudaStaging::kPieceBytes) +
+                      " bytes, which no model has");
   }
 
   const CudaExecution& execution_;
