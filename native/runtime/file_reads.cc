@@ -12,6 +12,8 @@ namespace {
 /// Read between two looks at the cancel flag. Small enough to stay in a core's own cache for the check, and that the last
 /// slice of a batch leaves the others little time to wait for it.
 constexpr size_t kSliceBytes = size_t{256} << 10;
+constexpr size_t kAheadSliceBytes = size_t{1} << 20;
+/// Fewer bytes are read by one thread before others are awake.
 constexpr size_t kAlone = size_t{32} << 10;
 /// One thread copies from the page cache at more than twice this.
 constexpr double kDiskBytesPerSecond = 3e9;
@@ -41,19 +43,21 @@ void FileReads::add(const Read& read) {
 }
 
 void FileReads::will_read(const FileTensor& tensor, size_t first, size_t count) {
-  later_.push_back({&tensor, first, count, nullptr});
+  // Several workers ask at once: each may have to wait for room in the disk's queue.
+  const size_t step = kAheadSliceBytes / dtype_bytes(tensor.dtype);
+  for (const size_t last = first + count; first < last; first += step)
+    later_.push_back({&tensor, first, std::min(step, last - first), nullptr});
 }
 
 void FileReads::run(const Execution& execution) {
   const auto start = std::chrono::steady_clock::now();
   const size_t later = later_.size(), slices = later + slices_.size();
-  // First what is wanted first: a worker that asks for more may have to wait for the disk's queue.
+  // What is wanted first comes first.
   const auto slice = [&](int index) {
     if (size_t(index) < slices_.size()) return read_slice(size_t(index));
     const Read& read = later_[size_t(index) - slices_.size()];
     read.tensor->file->will_read(place_of(read, 0), bytes_of(read, read.count));
   };
-  // One thread that reads little is done before others are awake.
   const int threads = bytes_ < kAlone && later == 0 ? 1 : execution.threads;
   if (slices > 0) Pool::instance().run(threads, int(slices), slice, execution.cancelled);
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;

@@ -38,6 +38,7 @@ class LoadTensor : public Command {
       return;
     CudaStaging& staging = *execution.staging;
     const size_t elements = size_t(to_.elements());
+    bool from_disk = false;
     for (size_t first = 0, count; first < elements && !is_cancelled(execution.host); first += count) {
       const size_t left = elements - first, most = CudaStaging::kPieceBytes / size;
       // What fits in a piece is not cut in two.
@@ -45,7 +46,10 @@ class LoadTensor : public Command {
       const CudaStaging::Region region = staging.take(count * size);
       FileReads reads;
       reads.add({&from_, first, count, region.host, to_.dtype != from_.dtype});
+      const size_t next = first + count;
+      if (from_disk) reads.will_read(from_, next, std::min(elements - next, 2 * most));
       reads.run(execution.host);
+      from_disk = reads.from_disk();
       if (is_cancelled(execution.host)) return;
       staging.send(region.host, count * size, to_.as<uint8_t>() + first * size);
     }
