@@ -3,6 +3,7 @@ import { basename, join } from 'node:path'
 import { Checkpoint } from './checkpoint/checkpoint.js'
 import { type Compact, WeightLoader, type WeightLoaderOptions } from './checkpoint/weight-loader.js'
 import { Device, type DeviceName } from './core/device.js'
+import { LoadSteps } from './engine/load-steps.js'
 import { ModelRunner, type RunnerOptions } from './engine/model-runner.js'
 import { DeviceError, NibbletError, RequestError } from './errors.js'
 import { loadDefaults } from './load-defaults.js'
@@ -35,33 +36,38 @@ export async function loadParts(
   name: string,
   options: LoadOptions = {},
   loading: WeightLoaderOptions = {},
-): Promise<{ parts: ModelParts; checkpoint: Checkpoint }> {
+): Promise<{ parts: ModelParts; checkpoint: Checkpoint; seconds: LoadSeconds }> {
   if (typeof name !== 'string') {
     throw new RequestError('INVALID_OPTION', `expected a model's name or folder, got ${typeof name}`)
   }
   const resolved = resolveLoadOptions(options)
   resolved.signal?.throwIfAborted()
   const folder = resolveModel(name)
+  const lap = stopwatch()
   const checkpoint = await Checkpoint.open(folder, signalOption(resolved))
   const runner = chooseDevice(checkpoint, resolved)
+  const open = lap()
   const stream = runner.device.stream({ threads: runner.threads, exact: runner.exact })
   const loader = new WeightLoader(checkpoint, stream, loading)
   let modelRunner: ModelRunner | undefined
   let loadingText: ReturnType<typeof loadText> | undefined
   try {
     const total = checkpoint.bytes
-    const progress = async () => {
-      await stream.sync()
+    const steps = new LoadSteps(stream, (loaded) => {
       resolved.signal?.throwIfAborted()
-      resolved.onProgress?.({ stage: 'read', loaded: Math.min(loader.bytes, total), total })
-    }
+      resolved.onProgress?.({ stage: 'read', loaded: Math.min(loaded, total), total })
+    })
     loadingText = loadText(folder, resolved)
-    const [model, text] = await both(
-      NemotronH.load(checkpoint.config, loader, (layer) => checkpoint.kvScales(layer), progress),
-      loadingText,
-    )
+    const progress = () => steps.add(loader.bytes)
+    const loadingModel = async () => {
+      const model = await NemotronH.load(checkpoint.config, loader, (layer) => checkpoint.kvScales(layer), progress)
+      await steps.done()
+      return model
+    }
+    const [model, text] = await both(loadingModel(), loadingText)
     checkpoint.finish()
     loader.close()
+    const weightsRead = lap()
     modelRunner = new ModelRunner(model, stream, runner)
     await modelRunner.warmUp()
     resolved.onProgress?.({ stage: 'warmup', loaded: total, total })
@@ -80,7 +86,7 @@ export async function loadParts(
       text,
       generation: checkpoint.generation,
     }
-    return { parts, checkpoint }
+    return { parts, checkpoint, seconds: { open, weights: weightsRead, warmUp: lap() } }
   } catch (error) {
     modelRunner?.dispose()
     stream.dispose()
@@ -88,6 +94,27 @@ export async function loadParts(
     const text = await loadingText?.catch(() => undefined)
     await text?.tokenizer.dispose()
     throw error
+  }
+}
+
+/** @internal Where the time of a load goes. */
+export interface LoadSeconds {
+  /** Headers, configs and scales that are single numbers; choosing the device. */
+  readonly open: number
+  /** All tensors from the files to the device. */
+  readonly weights: number
+  /** Caches, and what the first step needs. */
+  readonly warmUp: number
+}
+
+/** Seconds since it was called last. */
+function stopwatch(): () => number {
+  let last = performance.now()
+  return () => {
+    const now = performance.now()
+    const seconds = (now - last) / 1e3
+    last = now
+    return seconds
   }
 }
 

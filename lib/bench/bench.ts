@@ -69,6 +69,14 @@ export interface BenchResult {
   prefill: { tokens: number; tokensPerSecond: number }
   load: {
     seconds: number
+    /** Of the checkpoint's weight files. */
+    bytes: number
+    /** `bytes` over `seconds`; reading them is most of a load, not all. */
+    GBs: number
+    /** What `seconds` consists of: headers and scales, tensors to the device, caches and graphs. */
+    openSeconds: number
+    weightsSeconds: number
+    warmUpSeconds: number
     /** From the first request after the load, of at most 64 tokens, to its first token. */
     firstTokenSeconds?: number
   }
@@ -128,7 +136,7 @@ export async function bench(
     ...(signal && { signal }),
     ...(options.onProgress && { onProgress: options.onProgress }),
   }
-  const { parts, checkpoint } = await loadParts(name, loadOptions, loading)
+  const { parts, checkpoint, seconds: stages } = await loadParts(name, loadOptions, loading)
   const seconds = (performance.now() - start) / 1e3
   try {
     const { vocabularySize } = parts.info
@@ -172,7 +180,15 @@ export async function bench(
         ...(gpuIdleMicroseconds && { gpuIdleMicroseconds }),
       },
       prefill: { tokens: prefillTokens, tokensPerSecond: prefillTokens / prefill.prefillSeconds },
-      load: { seconds, firstTokenSeconds },
+      load: {
+        seconds,
+        bytes: checkpoint.bytes,
+        GBs: checkpoint.bytes / seconds / 1e9,
+        openSeconds: stages.open,
+        weightsSeconds: stages.weights,
+        warmUpSeconds: stages.warmUp,
+        firstTokenSeconds,
+      },
       loadAverage: { before: loadBefore, after: loadavg()[0] ?? 0 },
       memoryBytes,
       ...(matrices > 0 && { compactWeights: { matrices, bytes, plainBytes } }),

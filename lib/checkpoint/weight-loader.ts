@@ -1,5 +1,6 @@
 import type { Device } from '../core/device.js'
 import { type FileTensor, MappedFile } from '../core/mapped-file.js'
+import type { WeightPart } from '../core/op-parameters.js'
 import type { Stream } from '../core/stream.js'
 import { SyntheticFile } from '../core/synthetic-file.js'
 import { type DType, dtypeBytes, type Tensor } from '../core/tensor.js'
@@ -145,10 +146,12 @@ export class WeightLoader {
     const out = sources.reduce((sum, source) => sum + source.out, 0)
     const weight = this.#weight(sources, 1, out, inputs, sparse)
     let firstRow = 0
-    for (const source of sources) {
-      this.#pack(weight, source, 0, firstRow)
+    const parts = sources.map((source) => {
+      const part = this.#part(source, 0, firstRow)
       firstRow += source.out
-    }
+      return part
+    })
+    this.#stream.loadWeight(weight, parts)
     if (
       op === 'linear' &&
       weight.format === 'bf16' &&
@@ -165,7 +168,8 @@ export class WeightLoader {
   experts(prefix: string, projection: 'up_proj' | 'down_proj', count: number, out: number, inputs: number): Experts {
     const sources = this.#checkpoint.experts(prefix, projection, count, out, inputs)
     const weight = this.#weight(sources, count, out, inputs, projection === 'down_proj')
-    for (const [matrix, source] of sources.entries()) this.#pack(weight, source, matrix, 0)
+    const parts = sources.map((source, matrix) => this.#part(source, matrix, 0))
+    this.#stream.loadWeight(weight, parts)
     return { weight, bias: this.#bias(sources, [count, out]) }
   }
 
@@ -211,8 +215,8 @@ export class WeightLoader {
     return format === 'f32' ? 'rows' : 'fragments'
   }
 
-  #pack(weight: Weight, source: LinearSource, matrix: number, firstRow: number): void {
-    this.#stream.loadWeight(weight, {
+  #part(source: LinearSource, matrix: number, firstRow: number): WeightPart {
+    return {
       matrix,
       firstRow,
       rows: source.out,
@@ -221,7 +225,7 @@ export class WeightLoader {
       rowScales: source.rowScale && this.#fileTensor(source.rowScale),
       scale: source.scale,
       inputScale: source.inputScale,
-    })
+    }
   }
 
   /** The biases of all parts in one tensor, zero where a part has none; undefined when no part has any. */

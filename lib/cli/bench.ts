@@ -65,7 +65,9 @@ function describe(result: BenchResult): string {
     result.cacheRooflineGBs === undefined ? '' : `; ${result.cacheRooflineGBs.toFixed(1)} GB/s over a token's bytes`
   const { cacheRooflineShare } = decode
   const cacheShare = cacheRooflineShare === undefined ? '' : `, ${percent(cacheRooflineShare)} of the cache's`
-  const { firstTokenSeconds } = result.load
+  const { load } = result
+  const { firstTokenSeconds } = load
+  const stages = `${load.openSeconds.toFixed(2)} open, ${load.weightsSeconds.toFixed(2)} weights, ${load.warmUpSeconds.toFixed(2)} warm-up`
   const firstToken = firstTokenSeconds === undefined ? '' : `, first token ${late(1e3 * firstTokenSeconds)} later`
   const moe = (report: MoeReport) => {
     const { min, mean, max, of } = report.expertsTouched
@@ -76,7 +78,7 @@ function describe(result: BenchResult): string {
     row('device', `${result.device}, ${result.variant}, ${result.threads} threads, batch ${result.batch}`),
     row('roofline', `${result.rooflineGBs.toFixed(1)} GB/s in reads of ${readBytes}${cache}`),
     row('machine', `load average ${loadAverage.before.toFixed(1)} before, ${loadAverage.after.toFixed(1)} after`),
-    row('load', `${result.load.seconds.toFixed(2)} s${firstToken}`),
+    row('load', `${load.seconds.toFixed(2)} s (${stages}), ${load.GBs.toFixed(1)} GB/s${firstToken}`),
     row('prefill', `${speed(prefill.tokensPerSecond)} over ${prefill.tokens}`),
     row('decode', `${speed(decode.tokensPerSecond)}, best of ${result.runs}`),
     row(

@@ -73,7 +73,7 @@ export interface NativeBinding extends VersionedBinding {
     attributes: readonly number[],
   ): void
   loadTensor(stream: Handle<'stream'>, to: NativeTensor, from: NativeFileTensor): void
-  loadWeight(stream: Handle<'stream'>, to: Handle<'weight'>, part: NativeWeightPart): void
+  loadWeight(stream: Handle<'stream'>, to: Handle<'weight'>, parts: readonly NativeWeightPart[]): void
   compactWeight(stream: Handle<'stream'>, weight: Handle<'weight'>): void
   write(stream: Handle<'stream'>, to: NativeTensor, data: ArrayBufferView): void
   measureRead(stream: Handle<'stream'>, source: NativeTensor, seconds: NativeTensor, times: number): void

@@ -4,7 +4,7 @@ import { Device } from './device.js'
 import { forget, watch } from './disposal.js'
 import { Graph } from './graph.js'
 import type { FileTensor } from './mapped-file.js'
-import { type Handle, type NativeFileTensor, native } from './native.js'
+import { type Handle, type NativeFileTensor, type NativeWeightPart, native } from './native.js'
 import {
   type AttentionParameters,
   type LinearOptions,
@@ -143,19 +143,14 @@ export class Stream {
     native().loadTensor(this.handle, to.pack(), packFileTensor(from))
   }
 
-  /** Packs a part of a weight. A NaN or negative scale fails with BAD_FORMAT naming tensor and file. */
-  loadWeight(to: Weight, part: WeightPart): void {
+  /**
+   * Packs parts of a weight. Many parts in one call load faster on a GPU than one at a time. A NaN or negative scale fails with
+   * BAD_FORMAT naming tensor and file.
+   */
+  loadWeight(to: Weight, parts: WeightPart | readonly WeightPart[]): void {
     if (this.#arena.measuring) return
-    native().loadWeight(this.handle, to.handle, {
-      matrix: part.matrix ?? 0,
-      firstRow: part.firstRow ?? 0,
-      rows: part.rows,
-      elements: packFileTensor(part.elements),
-      blockScales: part.blockScales && packFileTensor(part.blockScales),
-      rowScales: part.rowScales && packFileTensor(part.rowScales),
-      scale: part.scale ?? 1,
-      inputScale: part.inputScale ?? 0,
-    })
+    const list: readonly WeightPart[] = 'rows' in parts ? [parts] : parts
+    native().loadWeight(this.handle, to.handle, list.map(packWeightPart))
   }
 
   /**
@@ -285,4 +280,17 @@ function checkSynchronous(result: unknown): void {
 
 function packFileTensor(tensor: FileTensor): NativeFileTensor {
   return [tensor.file.handle, tensor.offset, tensor.dtype, tensor.name]
+}
+
+function packWeightPart(part: WeightPart): NativeWeightPart {
+  return {
+    matrix: part.matrix ?? 0,
+    firstRow: part.firstRow ?? 0,
+    rows: part.rows,
+    elements: packFileTensor(part.elements),
+    blockScales: part.blockScales && packFileTensor(part.blockScales),
+    rowScales: part.rowScales && packFileTensor(part.rowScales),
+    scale: part.scale ?? 1,
+    inputScale: part.inputScale ?? 0,
+  }
 }

@@ -100,9 +100,9 @@ Napi::Value load_tensor_from(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-Napi::Value load_weight_from(const Napi::CallbackInfo& info) {
-  if (!info[2].IsObject()) throw invalid("expected a weight part");
-  Napi::Object given = info[2].As<Napi::Object>();
+WeightPart weight_part(const Napi::Value& value) {
+  if (!value.IsObject()) throw invalid("expected a weight part");
+  Napi::Object given = value.As<Napi::Object>();
   WeightPart part;
   part.matrix = integer(given.Get("matrix"), "matrix");
   part.first_row = integer(given.Get("firstRow"), "firstRow");
@@ -113,10 +113,24 @@ Napi::Value load_weight_from(const Napi::CallbackInfo& info) {
   part.row_scales = file_tensor(given.Get("rowScales"));
   part.scale = static_cast<float>(number(given.Get("scale"), "scale"));
   part.input_scale = static_cast<float>(number(given.Get("inputScale"), "inputScale"));
+  return part;
+}
+
+/// `(stream, weight, [part, …])`
+Napi::Value load_weight_from(const Napi::CallbackInfo& info) {
+  if (!info[2].IsArray()) throw invalid("expected an array of weight parts");
+  Napi::Array given = info[2].As<Napi::Array>();
+  std::vector<WeightPart> parts;
+  parts.reserve(given.Length());
+  for (uint32_t i = 0; i < given.Length(); ++i) {
+    // The handles of a hundred parts are not to wait for the end of the call.
+    Napi::HandleScope scope(info.Env());
+    parts.push_back(weight_part(given.Get(i)));
+  }
   std::shared_ptr<Stream> stream = unwrap<Stream>(info[0]);
   std::shared_ptr<Weight> weight = unwrap<Weight>(info[1]);
   stream->require(*weight->buffer(), "the weight to load");
-  stream->enqueue(load_weight(std::move(weight), part));
+  stream->enqueue(load_weight(std::move(weight), std::move(parts)));
   return info.Env().Undefined();
 }
 

@@ -56,8 +56,7 @@ class CompactWeight : public Command {
     if (view.in > kCompactMostInputs || kRowsAt + rows_bytes > CudaStaging::kPieceBytes) return end();
 
     CudaStaging& staging = *execution.staging;
-    uint8_t* host = staging.host();
-    uint8_t* found = staging.device();
+    const auto [host, found] = staging.take(kRowsAt + rows_bytes);
     auto* rows = reinterpret_cast<CompactRow*>(found + kRowsAt);
     const CudaTarget& target = execution.target;
     check_cuda(compact_survey_cuda(view.data, view.out, view.in, rows,
@@ -80,7 +79,6 @@ class CompactWeight : public Command {
     check_cuda(cudaMemcpyAsync(buffer->data() + bytes, view.row_scales, scales, cudaMemcpyDeviceToDevice,
                                target.stream),
                "a copy on the GPU");
-    staging.next();
     // The plain matrix goes now.
     check_cuda(cudaStreamSynchronize(target.stream), "compacting a weight");
     done_ = true;

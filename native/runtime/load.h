@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "native/runtime/byte_source.h"
 #include "native/runtime/tensor.h"
@@ -34,7 +35,9 @@ struct WeightPart {
   float input_scale;  ///< multiplier form, 0 when there is none; the largest of a weight's parts counts
 };
 
-/// Packs a part. Fails with BAD_FORMAT naming tensor and file on NaN or negative scales.
+/// Packs parts, in this order. A GPU reads many of one call at a time: those of a weight belong in one. Fails with BAD_FORMAT
+/// naming tensor and file on NaN or negative scales, and when a file cannot be read any more.
+std::unique_ptr<Command> load_weight(std::shared_ptr<Weight> weight, std::vector<WeightPart> parts);
 std::unique_ptr<Command> load_weight(std::shared_ptr<Weight> weight, const WeightPart& part);
 
 /// Makes a bf16 matrix compact (kernels/pack/compact.h) once all its parts are loaded, where that saves a sixth of its bytes and

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <atomic>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <vector>

@@ -4,6 +4,7 @@
 #if NIBBLET_CUDA
 #include "native/runtime/cuda/execution.h"
 #include "native/runtime/cuda/staging.h"
+#include "native/runtime/file_reads.h"
 #endif
 
 namespace nibblet {
@@ -35,11 +36,23 @@ class LoadTensor : public Command {
     if (to_.dtype == from_.dtype &&
         from_.file->enqueue_range(execution, from_.offset, to_.bytes(), to_.as<uint8_t>()))
       return;
-    for_pieces(execution.host, [&](size_t first, size_t count) {
-      copy(execution.host, first, count, execution.staging->host());
-      execution.staging->send(0, count * size, to_.as<uint8_t>() + first * size);
-      execution.staging->next();
-    });
+    CudaStaging& staging = *execution.staging;
+    const size_t elements = size_t(to_.elements());
+    bool from_disk = false;
+    for (size_t first = 0, count; first < elements && !is_cancelled(execution.host); first += count) {
+      const size_t left = elements - first, most = CudaStaging::kPieceBytes / size;
+      // What fits in a piece is not cut in two.
+      count = left <= most ? left : std::max(staging.room() / size, size_t{1});
+      const CudaStaging::Region region = staging.take(count * size);
+      FileReads reads;
+      reads.add({&from_, first, count, region.host, to_.dtype != from_.dtype});
+      const size_t next = first + count;
+      if (from_disk) reads.will_read(from_, next, std::min(elements - next, 2 * most));
+      reads.run(execution.host);
+      from_disk = reads.from_disk();
+      if (is_cancelled(execution.host)) return;
+      staging.send(region.host, count * size, to_.as<uint8_t>() + first * size);
+    }
   }
 #endif
 

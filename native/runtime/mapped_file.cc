@@ -65,6 +65,28 @@ void MappedFile::check(size_t offset, size_t bytes) const {
   }
 }
 
+int MappedFile::read(size_t offset, size_t bytes, uint8_t* to) const noexcept {
+  while (bytes > 0) {
+    const ssize_t count = pread(file_, to, bytes, off_t(offset));
+    if (count == 0) return kEnded;
+    if (count < 0) {
+      if (errno == EINTR) continue;
+      return errno;
+    }
+    offset += size_t(count);
+    bytes -= size_t(count);
+    to += count;
+  }
+  return 0;
+}
+
+void MappedFile::will_read(size_t offset, size_t bytes) const noexcept {
+  // Linux takes no more of one call than what it reads ahead of itself, 128 KiB unless it was told otherwise.
+  constexpr size_t kAtOnce = size_t{128} << 10;
+  for (const size_t end = offset + bytes; offset < end; offset += kAtOnce)
+    posix_fadvise(file_, off_t(offset), off_t(std::min(kAtOnce, end - offset)), POSIX_FADV_WILLNEED);
+}
+
 void MappedFile::release(size_t offset, size_t bytes) const {
   // Outwards, to what the kernel maps around a fault: a page that is dropped too early only comes in again.
   constexpr size_t kAround = size_t{64} << 10;

@@ -7,7 +7,8 @@
 
 namespace nibblet {
 
-/// A checkpoint file mapped read-only. Pages come in as they are copied; `release` drops them from the process's memory.
+/// A checkpoint file, mapped read-only for the CPU: pages come in as they are copied, and `release` drops them from the process's
+/// memory. `read` goes past the mapping: no page faults, and a file that is cut short meanwhile is an error, not a SIGBUS.
 class MappedFile : public ByteSource {
  public:
   /// Throws BAD_FORMAT naming the file when it cannot be opened or mapped.
@@ -23,6 +24,8 @@ class MappedFile : public ByteSource {
   const uint8_t* range(const Execution&, size_t offset, size_t, std::vector<uint8_t>&) const override {
     return data_ + offset;
   }
+  int read(size_t offset, size_t bytes, uint8_t* to) const noexcept override;
+  void will_read(size_t offset, size_t bytes) const noexcept override;
   void release(size_t offset, size_t bytes) const override;
 
  private:

@@ -35,6 +35,10 @@ class SyntheticFile : public ByteSource {
   void check(size_t offset, size_t bytes) const override;
   const uint8_t* range(const Execution& execution, size_t offset, size_t bytes,
                        std::vector<uint8_t>& scratch) const override;
+  int read(size_t offset, size_t bytes, uint8_t* to) const noexcept override {
+    fill(offset, bytes, to, 0, 1);
+    return 0;
+  }
   void release(size_t, size_t) const override {}
 #if NIBBLET_CUDA
   bool enqueue_range(const CudaExecution& execution, size_t offset, size_t bytes, uint8_t* to) const override;

@@ -23,7 +23,15 @@ const result: BenchResult = {
     jsMillisecondsPerStep: 0.02,
   },
   prefill: { tokens: 1024, tokensPerSecond: 6000 },
-  load: { seconds: 0.25, firstTokenSeconds: 0.012 },
+  load: {
+    seconds: 0.25,
+    bytes: 5e8,
+    GBs: 2,
+    openSeconds: 0.01,
+    weightsSeconds: 0.2,
+    warmUpSeconds: 0.04,
+    firstTokenSeconds: 0.012,
+  },
   loadAverage: { before: 0.1, after: 2 },
   memoryBytes: 1e8,
   peakResidentBytes: null,
@@ -48,5 +56,7 @@ it('a model that fits a cache stands beside what the cache reads, in the table a
   const { out } = await cli({ argv: ['bench', 'tiny'], runtime: { bench: async () => result } })
   expect(out).toContain("60.0 GB/s over a token's bytes")
   expect(out).toContain("20.0 MB, 100.0 % of the roofline, 50.0 % of the cache's\n")
-  expect(out).toMatch(/load +0\.25 s, first token 12\.0 ms later\n/)
+  expect(out).toMatch(
+    /load +0\.25 s \(0\.01 open, 0\.20 weights, 0\.04 warm-up\), 2\.0 GB\/s, first token 12\.0 ms later\n/,
+  )
 })

@@ -42,7 +42,7 @@ const report: CpuReport = {
         jsMillisecondsPerStep: 0.02,
       },
       prefill: { tokens: 512, tokensPerSecond: 12_345.6 },
-      load: { seconds: 0.25 },
+      load: { seconds: 0.25, bytes: 5e8, GBs: 2, openSeconds: 0.01, weightsSeconds: 0.2, warmUpSeconds: 0.04 },
       loadAverage: { before: 0.1, after: 2 },
       memoryBytes: 1e8,
       peakResidentBytes: null,

@@ -150,6 +150,25 @@ describe('readSmallTensors', () => {
     expect(['a', 'b', 'c', 'd'].map(floats)).toEqual([[1], [2, 3], [4], [5]])
   })
 
+  it('reads more places than it asks for at once', async () => {
+    const parts = Array.from({ length: 100 }, (_, i) => [
+      [`far${i}`, zeros('U8', 5000)] as const,
+      [`scale${i}`, f32([i])] as const,
+    ])
+    const file = await fileWith(buildSafetensors(Object.fromEntries(parts.flat())))
+    const { tensors } = await readSafetensors(file)
+    const scales = [...tensors.values()].filter(({ name }) => name.startsWith('scale'))
+    const data = await readSmallTensors(scales)
+    expect(data.size).toBe(100)
+    for (let i = 0; i < 100; i++) {
+      expect(new Float32Array(Uint8Array.from(data.get(`scale${i}`) ?? []).buffer)).toEqual(Float32Array.of(i))
+    }
+    await truncate(file, tensors.get('scale60')?.offset ?? 0)
+    await expectError(() => readSmallTensors(scales), 'BAD_FORMAT', 'truncated?', 'x.safetensors')
+    const aborted = AbortSignal.abort(new Error('enough'))
+    await expect(readSmallTensors(scales, { signal: aborted })).rejects.toThrow('enough')
+  })
+
   it('notices that a file became shorter', async () => {
     const file = await fileWith(buildSafetensors({ a: f32([1, 2]) }))
     const { tensors } = await readSafetensors(file)

@@ -28,7 +28,7 @@ const result: BenchResult = {
     gpuIdleMicroseconds: { median: 8.25, p95: 12 },
   },
   prefill: { tokens: 32, tokensPerSecond: 64.25 },
-  load: { seconds: 1.5 },
+  load: { seconds: 1.5, bytes: 5e8, GBs: 2, openSeconds: 0.01, weightsSeconds: 0.2, warmUpSeconds: 0.04 },
   loadAverage: { before: 0.1, after: 2 },
   memoryBytes: 3e9,
   peakResidentBytes: 4e9,
@@ -102,6 +102,11 @@ describe('bench()', () => {
     const alone = await bench('synthetic:nano-micro', small)
     expect(alone).toMatchObject({ device: 'cpu', threads: 2, batch: 1, contextLength: 30, rooflineBytes: 8 << 20 })
     expect(alone.prefill.tokens).toBe(24)
+    const { seconds, bytes, GBs, openSeconds, weightsSeconds, warmUpSeconds } = alone.load
+    expect(bytes).toBeGreaterThan(1e6)
+    expect(GBs).toBeCloseTo(bytes / seconds / 1e9, 10)
+    for (const part of [openSeconds, weightsSeconds, warmUpSeconds]) expect(part).toBeGreaterThan(0)
+    expect(openSeconds + weightsSeconds + warmUpSeconds).toBeLessThanOrEqual(seconds)
     const { decode } = alone
     expect(decode.rooflineShare).toBeCloseTo(
       (decode.bytesPerToken * decode.tokensPerSecond) / alone.rooflineGBs / 1e9,

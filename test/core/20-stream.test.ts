@@ -241,6 +241,29 @@ describe('files', () => {
     expect(matrix.exceptions).toBeUndefined()
   })
 
+  test('parts of a weight in one call, in any order', async () => {
+    const stream = openStream()
+    const { path, tensors } = await mapTensors({ upper: [1, 2], lower: [3, 4, 5, 6] })
+    using matrix = device.weight({ format: 'f32', layout: 'rows', out: 3, in: 2 })
+    const upper = { rows: 1, elements: tensors.upper as FileTensor, scale: 10 }
+    const lower = { firstRow: 1, rows: 2, elements: tensors.lower as FileTensor }
+    // One part that does not fit, and none of the call is loaded.
+    await expectError(
+      () => stream.loadWeight(matrix, [lower, { ...upper, scale: Number.NaN }]),
+      'BAD_FORMAT',
+      '`upper`',
+      path,
+    )
+    await expectError(() => stream.loadWeight(matrix, [upper, { ...lower, firstRow: 2 }]), 'INVALID_OPTION', 'inside')
+    stream.loadWeight(matrix, [])
+    stream.loadWeight(matrix, [lower, upper])
+    const x = tensorOf(stream, [1, 1], [1, 2])
+    stream.step(stepOf([0]))
+    const forward = () => stream.linear(x, matrix)
+    stream.fit(forward)
+    expect(floats(await stream.scope(() => stream.read(forward())))).toEqual([30, 7, 11])
+  })
+
   test('a scale that is no number', async () => {
     const stream = openStream()
     const { path, tensors } = await mapTensors({ weight: [1, 2], scales: [Number.NaN] })

@@ -110,12 +110,15 @@ TEST(cuda_compact_weight_without_memory) {
     Loaded loaded(normal_rows(70, 700));
     loaded.load();
     CHECK(!sync(*loaded.stream).error);
+    // Another stream, which has no staged memory yet.
+    const auto stream = std::make_shared<Stream>(loaded.device, 1);
     {
       const emulated::FailingCall failing(cudaErrorMemoryAllocation, number, "cudaMalloc");
-      loaded.compact();
-      CHECK(!sync(*loaded.stream).error);
+      stream->enqueue(compact_weight(loaded.weight));
+      CHECK(!sync(*stream).error);
       CHECK_EQ(failing.failed().empty(), number == 2);
     }
+    stream->close();
     CHECK_EQ(loaded.is_compact(), number == 2);
     CHECK(loaded.is_whole());
   }

@@ -10,24 +10,31 @@
 
 namespace nibblet {
 
-/// Pieces of a file on their way to the GPU: page-locked memory that the host fills while the GPU still works on the pieces
-/// before. Memory is taken at first use and given back by release().
+/// The way of files to the GPU: page-locked memory that the host fills while the GPU still works on what came before, and as much
+/// memory on the GPU. A few pieces in turn, each shared by as many regions as fit. Memory is taken at first use and given
+/// back by release().
 class CudaStaging {
  public:
-  /// Bytes of one piece.
+  /// Bytes of one piece: the largest region.
   static constexpr size_t kPieceBytes = size_t{16} << 20;
+
+  /// Bytes that exist twice. Both are good until the next take(), and for what was enqueued by then; kernels and copies that
+  /// use a region have to be on the stream before another is taken.
+  struct Region {
+    uint8_t* host;
+    uint8_t* device;
+  };
 
   /// On the current device.
   CudaStaging(std::shared_ptr<CudaDevice> device, cudaStream_t stream);
 
-  /// Memory of the host for the next piece of up to kPieceBytes. Waits when all pieces are under way.
-  uint8_t* host();
-  /// The same piece's memory on the GPU, for kernels.
-  uint8_t* device();
-  /// Copies bytes of host(), from `offset` on, to memory of the GPU.
-  void send(size_t offset, size_t bytes, void* to);
-  /// Ends the piece, after the kernels that read it were enqueued.
-  void next();
+  /// Bytes of the largest region that can be taken without ending the piece; 0 when there is none.
+  size_t room() const { return kPieceBytes - used_; }
+  /// A region of up to kPieceBytes bytes, 256-byte aligned. Where it does not fit the piece ends, and this waits while all
+  /// pieces are under way.
+  Region take(size_t bytes);
+  /// Copies bytes of a region's host memory to memory of the GPU.
+  void send(const uint8_t* from, size_t bytes, void* to);
   void release();
 
  private:
@@ -37,10 +44,13 @@ class CudaStaging {
     CudaEvent used{cudaEventDisableTiming | cudaEventBlockingSync};
   };
 
+  void next();
+
   const std::shared_ptr<CudaDevice> device_;
   const cudaStream_t stream_;
   std::array<Piece, 3> pieces_;
   size_t turn_ = 0;
+  size_t used_ = 0;  // of the piece whose turn it is
 };
 
 }  // namespace nibblet
