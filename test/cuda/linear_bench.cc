@@ -166,6 +166,15 @@ TEST(cuda_bench_linear_plans) {
     const Bench bench(shape);
     std::printf("    %s [%d, %d]\n", shape.name, shape.out, shape.in);
     bench.report_plans();
+    std::fflush(stdout);
+  }
+}
+
+TEST(cuda_bench_linear_tokens) {
+  if (!benchmarks_asked_for()) return;
+  for (const LinearShape& shape : kNanoLinears) {
+    const Bench bench(shape);
+    std::printf("    %s [%d, %d]\n", shape.name, shape.out, shape.in);
     for (const int32_t tokens : {8, 32, 64}) bench.report_splits(tokens);
     std::fflush(stdout);
   }
