@@ -18,7 +18,8 @@ size_t shared_bytes(const OneTokenPlan& plan, Format format, int32_t out, int32_
 struct TokensPlan {
   bool direct;      ///< x is x̂ already (can_be_direct), otherwise a kernel of its own prepares x̂
   int token_tiles;  ///< of eight tokens, in a block: 1, 2, 4 or 8
-  int splits;       ///< warps that share the inputs of a pair of row tiles: 1, 2, 4 or 8
+  int row_tiles;    ///< that a warp multiplies at once: 1 or 2 with up to two token tiles, otherwise 2 to 5
+  int splits;       ///< warps that share the inputs of such row tiles: 1, 2, 4 or 8
 };
 size_t shared_bytes(const TokensPlan& plan, Format format);
 /// Consecutive bf16 rows without a norm, of whole units, and on 16-byte boundaries.

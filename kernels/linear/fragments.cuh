@@ -256,6 +256,34 @@ __device__ __forceinline__ void for_each_mma_of_piece(const Unit<format>& unit, 
   }
 }
 
+/// The same from a unit in shared memory, and what of it is needed alone: registers of A of the two mma of a piece.
+template <Format format>
+__device__ __forceinline__ void read_piece(const uint8_t* unit, int piece, int lane, uint32_t (&a)[2][4]) {
+  if constexpr (format == Format::nvfp4) {
+    const uint2 words = *reinterpret_cast<const uint2*>(unit + piece / 2 * 512 + lane * 16 + piece % 2 * 8);
+    const uint32_t scales = reinterpret_cast<const uint32_t*>(unit)[256 + lane] >> (piece / 2 * 8);
+    decode_codes(words.x, a[0]);
+    decode_codes(words.y, a[1]);
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+      // At most 448 · 2^119: a finite bf16, and exact.
+      const uint32_t bits = __float_as_uint(scale_of(scales, 2 * row) * 0x1p119f);
+      const uint32_t scale = bits | bits >> 16;
+#pragma unroll
+      for (int mma = 0; mma < 2; mma++) {
+        a[mma][row] = multiply_bf16x2(a[mma][row], scale);
+        a[mma][row + 2] = multiply_bf16x2(a[mma][row + 2], scale);
+      }
+    }
+  } else {
+    const Unit<format> whole = read_unit<format>(unit, lane);
+    for_each_mma_of_piece(whole, 0, [&](int mma, const uint32_t (&registers)[4]) {
+#pragma unroll
+      for (int j = 0; j < 4; j++) a[mma][j] = registers[j];
+    });
+  }
+}
+
 /// All of a unit: `multiply(mma, a)` for mma 0 to 2 · kTokenPieces - 1.
 template <Format format, class Multiply>
 __device__ __forceinline__ void for_each_mma(const Unit<format>& unit, const Multiply& multiply) {

@@ -72,13 +72,27 @@ TokensPlan plan_tokens(const LinearArgs& args, const CudaTarget& target) {
   plan.token_tiles = token_tiles_of_block(args.count);
   plan.direct = plan.token_tiles <= 2 && can_be_direct(args);
   plan.splits = kTokensWarps;
-  const int32_t pairs = (row_tiles(args.weight.out) + kTokensRowTiles - 1) / kTokensRowTiles;
-  const int32_t tokens = plan.token_tiles * 8;
-  const int64_t groups = args.weight.format == Format::nvfp4 ? (args.count + tokens - 1) / tokens : 1;
-  while (plan.token_tiles >= 4 && plan.splits > 2 &&
-         pairs * groups * (plan.splits / 2) >= 4 * kTokensWarps * target.multiprocessors) {
-    plan.splits /= 2;
+  const int32_t tiles = row_tiles(args.weight.out), processors = target.multiprocessors;
+  const int32_t tokens = plan.token_tiles * 8, groups = (args.count + tokens - 1) / tokens;
+  plan.row_tiles = 2;
+  if (plan.token_tiles <= 2) {
+    if (tiles <= 3 * processors) plan.row_tiles = 1;
+    return plan;
   }
+  // Of blocks that a multiprocessor has one of at a time: the fewest row tiles one after another.
+  const auto rounds = [&](int32_t tiles_of_block) {
+    const int32_t blocks = (tiles + tiles_of_block - 1) / tiles_of_block * groups;
+    return (blocks + processors - 1) / processors * tiles_of_block;
+  };
+  if (tiles * groups >= 32 * processors) {
+    plan.row_tiles = 4;
+    plan.splits = 2;
+  } else {
+    for (int r = 3; r <= kTokensMostRowTiles; r++) {
+      if (rounds(r) < rounds(plan.row_tiles)) plan.row_tiles = r;
+    }
+  }
+  while (plan.row_tiles > 2 && shared_bytes(plan, args.weight.format) > target.shared_bytes) plan.row_tiles--;
   return plan;
 }
 

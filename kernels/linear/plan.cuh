@@ -2,18 +2,22 @@
 
 #include "kernels/linear/cuda_plan.h"
 #include "kernels/linear/task.cuh"
-#include "kernels/weight.h"
+#include "kernels/pack/layout.h"
 
 /// The kernels of linear; each function returns the first error of its launch.
 namespace nibblet {
 
 constexpr int kOneTokenWarps = 8;
 
-/// Row tiles that a warp of the tokens kernel multiplies with each tile of tokens it reads, and pairs of units that it
-/// keeps in flight: of smaller units more.
-constexpr int kTokensRowTiles = 2;
 constexpr int kTokensWarps = 8;
-constexpr int tokens_stages(Format format) { return format == Format::compact_bf16 ? 6 : 4; }
+constexpr int kTokensMostRowTiles = 5;
+/// Units of all row tiles of a warp that the tokens kernel keeps in flight.
+constexpr int tokens_stages(Format format, int row_tiles) {
+  if (format == Format::nvfp4 && row_tiles <= 2) return row_tiles == 1 ? 4 : 3;
+  if (row_tiles == 2) return format == Format::compact_bf16 ? 6 : 4;
+  const int stages = (18 << 10) / (row_tiles * int(fragment_unit_bytes(format)));
+  return stages < 6 ? stages : 6;
+}
 
 /// x̂ of all rows as bf16: for f32 weights row after row, for others in tiles of eight tokens as fragments.cuh has them.
 cudaError_t linear_prepare_cuda(const LinearTask& task, Format format, const CudaTarget& target);

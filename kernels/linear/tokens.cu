@@ -17,6 +17,9 @@ using namespace fragments;
 constexpr int kTokenFloats = 20;
 constexpr int kTileFloats = 8 * kTokenFloats;
 
+/// Pieces of x̂ (16 bytes a lane and tile of tokens) that a warp asks for ahead, in registers.
+constexpr int pieces_ahead(int token_tiles) { return token_tiles <= 2 ? 4 : token_tiles == 4 ? 2 : 1; }
+
 /// Where a lane finds its inputs of each tile of tokens.
 template <Format format, int kTokenTiles>
 struct Inputs {
@@ -48,6 +51,12 @@ struct Inputs {
     }
   }
 
+  /// Where piece `piece` of the whole row begins, pieces of all units counted.
+  __device__ __forceinline__ const uint8_t* piece(int32_t piece) const {
+    constexpr int kPieces = kTokenPieces<format>;
+    return x + size_t(piece / kPieces) * size_t(unit_bytes) + piece % kPieces * piece_bytes;
+  }
+
   /// Input k of token `token` of the block, bf16.
   __device__ __forceinline__ uint16_t element(const Prologue& prologue, bool direct, int32_t token,
                                               int32_t k) const {
@@ -58,69 +67,30 @@ struct Inputs {
   }
 };
 
-template <Format format, int kTokenTiles>
-struct Accumulators {
-  float c[kTokensRowTiles][kTokenTiles][4] = {};
-  /// Of each tile of tokens the piece that is multiplied next, on its way.
-  uint4 next[kTokenTiles];
-
-  __device__ __forceinline__ void fetch(const Inputs<format, kTokenTiles>& inputs, const uint8_t* x) {
-#pragma unroll
-    for (int i = 0; i < kTokenTiles; i++) next[i] = *reinterpret_cast<const uint4*>(x + inputs.tile[i]);
-  }
-
-  /// The first piece of `unit` was fetched before; that of `after`, which may be any unit, is fetched here.
-  __device__ __forceinline__ void add(const Unit<format> (&units)[kTokensRowTiles],
-                                      const Inputs<format, kTokenTiles>& inputs, int32_t unit,
-                                      int32_t after) {
-    const uint8_t* x = inputs.x + size_t(unit) * size_t(inputs.unit_bytes);
-#pragma unroll
-    for (int piece = 0; piece < kTokenPieces<format>; piece++) {
-      uint4 tokens[kTokenTiles];
-#pragma unroll
-      for (int i = 0; i < kTokenTiles; i++) tokens[i] = next[i];
-      fetch(inputs, piece + 1 < kTokenPieces<format> ? x + (piece + 1) * inputs.piece_bytes
-                                                     : inputs.x + size_t(after) * size_t(inputs.unit_bytes));
-#pragma unroll
-      for (int r = 0; r < kTokensRowTiles; r++) {
-        for_each_mma_of_piece(units[r], piece, [&](int mma, const uint32_t (&a)[4]) {
-#pragma unroll
-          for (int i = 0; i < kTokenTiles; i++) {
-            mma_bf16(c[r][i], a[0], a[1], a[2], a[3], word_of(tokens[i], 2 * mma),
-                     word_of(tokens[i], 2 * mma + 1));
-          }
-        });
-      }
-    }
-  }
-};
-
-template <Format format, int kTokenTiles>
-__global__ void __launch_bounds__(kTokensWarps * 32, format == Format::compact_bf16 ? 1 : 0)
+template <Format format, int kTokenTiles, int kRowTiles>
+__global__ void __launch_bounds__(kTokensWarps * 32, kTokenTiles == 1 ? 3 : 1)
     linear_tokens(const LinearTask task, int splits, bool direct) {
   grid_dependency_launch();
   constexpr int32_t kUnitBytes = int32_t(fragment_unit_bytes(format));
-  constexpr int32_t kStageBytes = kTokensRowTiles * kUnitBytes;
-  constexpr int kStages = tokens_stages(format);
+  constexpr int32_t kStageBytes = kRowTiles * kUnitBytes;
+  constexpr int kStages = tokens_stages(format, kRowTiles);
+  constexpr int kPieces = kTokenPieces<format>, kAhead = pieces_ahead(kTokenTiles);
   const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), split = warp % splits;
-  const int32_t pairs_in_block = kTokensWarps / splits;
-  const int32_t first_pair = int32_t(blockIdx.x) * pairs_in_block;
+  const int32_t groups = kTokensWarps / splits;
+  const int32_t first_group = int32_t(blockIdx.x) * groups;
   const int32_t begin = task.units * split / splits, end = task.units * (split + 1) / splits;
   uint8_t* ring = dynamic_shared<uint8_t>() + warp * kStages * kStageBytes;
 
-  const uint8_t* tiles[kTokensRowTiles];
-#pragma unroll
-  for (int r = 0; r < kTokensRowTiles; r++) {
-    // Beyond the last tile a warp computes the last one again, and nobody looks.
-    const int32_t tile = (first_pair + warp / splits) * kTokensRowTiles + r;
-    tiles[r] =
-        task.weight + size_t(tile < task.tiles ? tile : task.tiles - 1) * size_t(task.units) * kUnitBytes;
-  }
+  // Beyond the last tile a warp computes the last one again, and nobody looks.
+  const int32_t first_tile = (first_group + warp / splits) * kRowTiles;
+  const size_t tile_bytes = size_t(task.units) * kUnitBytes;
   const auto fetch = [&](int32_t unit, int stage) {
     if (unit < end) {
+      const uint8_t* from = task.weight + size_t(unit) * kUnitBytes;
 #pragma unroll
-      for (int r = 0; r < kTokensRowTiles; r++) {
-        copy_unit<format>(ring + stage * kStageBytes + r * kUnitBytes, tiles[r] + size_t(unit) * kUnitBytes,
+      for (int r = 0; r < kRowTiles; r++) {
+        const int32_t tile = first_tile + r < task.tiles ? first_tile + r : task.tiles - 1;
+        copy_unit<format>(ring + stage * kStageBytes + r * kUnitBytes, from + size_t(tile) * tile_bytes,
                           lane);
       }
     }
@@ -132,80 +102,139 @@ __global__ void __launch_bounds__(kTokensWarps * 32, format == Format::compact_b
   grid_dependency_wait();
   const int32_t first_row = int32_t(blockIdx.y) * kTokenTiles * 8;
   const int32_t rows = live_rows(task) - first_row;
+  if (rows <= 0) {
+    copy_async_wait<0>();
+    return;
+  }
   const Inputs<format, kTokenTiles> inputs(task, first_row, rows, direct, lane);
 
-  Accumulators<format, kTokenTiles> sums;
-  if (rows > 0) sums.fetch(inputs, inputs.x + size_t(begin) * size_t(inputs.unit_bytes));
-  int stage = 0;
-  // With no rows left the copies are only waited for.
-  for (int32_t unit = begin; unit < end; unit++) {
-    copy_async_wait<kStages - 1>();
-    __syncwarp();
-    if (rows <= 0) continue;
-    Unit<format> units[kTokensRowTiles];
+  float c[kRowTiles][kTokenTiles][4] = {};
+  uint4 tokens[kAhead][kTokenTiles];
+  const int32_t first_piece = begin * kPieces, last_piece = end * kPieces - 1;
+  if (begin < end) {
 #pragma unroll
-    for (int r = 0; r < kTokensRowTiles; r++) {
-      units[r] = read_unit<format>(ring + stage * kStageBytes + r * kUnitBytes, lane);
+    for (int j = 0; j < kAhead; j++) {
+      const uint8_t* x = inputs.piece(first_piece + j < last_piece ? first_piece + j : last_piece);
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; i++)
+        tokens[j][i] = *reinterpret_cast<const uint4*>(x + inputs.tile[i]);
     }
-    __syncwarp();
-    fetch(unit + kStages, stage);
-    if (++stage == kStages) stage = 0;
-    sums.add(units, inputs, unit, unit + 1 < end ? unit + 1 : unit);
+  }
+  int32_t unit = begin;
+  int stage = 0;
+#pragma unroll 1
+  for (int32_t at = first_piece; at <= last_piece; at += kAhead) {
+#pragma unroll
+    for (int j = 0; j < kAhead; j++) {
+      const int32_t piece = at + j;
+      if (kPieces == 1 && j > 0 && piece > last_piece) break;
+      // Known to the compiler where whole units are asked for ahead.
+      const int in_unit = kAhead >= kPieces ? j % kPieces : piece % kPieces;
+      if (in_unit == 0) {
+        copy_async_wait<kStages - 1>();
+        __syncwarp();
+      }
+      const uint8_t* x = inputs.piece(piece + kAhead < last_piece ? piece + kAhead : last_piece);
+#pragma unroll
+      for (int r = 0; r < kRowTiles; r++) {
+        uint32_t a[2][4];
+        read_piece<format>(ring + stage * kStageBytes + r * kUnitBytes, in_unit, lane, a);
+#pragma unroll
+        for (int mma = 0; mma < 2; mma++) {
+#pragma unroll
+          for (int i = 0; i < kTokenTiles; i++) {
+            mma_bf16(c[r][i], a[mma][0], a[mma][1], a[mma][2], a[mma][3], word_of(tokens[j][i], 2 * mma),
+                     word_of(tokens[j][i], 2 * mma + 1));
+            if (r == kRowTiles - 1 && mma == 1) {
+              tokens[j][i] = *reinterpret_cast<const uint4*>(x + inputs.tile[i]);
+            }
+          }
+        }
+      }
+      if (in_unit == kPieces - 1) {
+        __syncwarp();
+        fetch(unit + kStages, stage);
+        unit++;
+        if (++stage == kStages) stage = 0;
+      }
+    }
   }
   copy_async_wait<0>();
-  __syncthreads();
-  if (rows <= 0) return;
 
+  // A row tile of each warp at a time. A thread keeps its row of the tile: 16 rows times 16 tokens at a time.
   float* shared = dynamic_shared<float>();
-  float* mine = shared + warp * kTokensRowTiles * kTokenTiles * kTileFloats;
-#pragma unroll
-  for (int r = 0; r < kTokensRowTiles; r++) {
-#pragma unroll
-    for (int tile = 0; tile < kTokenTiles; tile++) {
-      float* to = mine + (r * kTokenTiles + tile) * kTileFloats + lane % 4 * 2 * kTokenFloats + lane / 4;
-      to[0] = sums.c[r][tile][0];
-      to[kTokenFloats] = sums.c[r][tile][1];
-      to[8] = sums.c[r][tile][2];
-      to[kTokenFloats + 8] = sums.c[r][tile][3];
-    }
-  }
-  __syncthreads();
-
-  // A thread keeps its row of the tile: 16 rows times 16 tokens at a time.
+  float* mine = shared + warp * kTokenTiles * kTileFloats + lane % 4 * 2 * kTokenFloats + lane / 4;
   constexpr int kTokens = kTokenTiles * 8, kStep = kTokensWarps * 32 / kFragmentRows;
   const int32_t in_tile = int32_t(threadIdx.x) % kFragmentRows;
-  for (int32_t t = 0; t < pairs_in_block * kTokensRowTiles; t++) {
-    const int32_t n = (first_pair * kTokensRowTiles + t) * kFragmentRows + in_tile;
-    if (n >= task.epilogue.out) return;
-    const OutputConstants constants(task.epilogue, n);
-    const RowCodes<format> codes(task, n);
-    const float* from = shared + ((t / kTokensRowTiles) * splits * kTokensRowTiles + t % kTokensRowTiles) *
-                                     kTokenTiles * kTileFloats;
-    for (int32_t token = int32_t(threadIdx.x) / kFragmentRows; token < kTokens && token < rows;
-         token += kStep) {
-      const float* terms = from + token / 8 * kTileFloats + token % 8 * kTokenFloats + in_tile;
-      float sum = 0;
-      for (int s = 0; s < splits; s++) sum += terms[s * kTokensRowTiles * kTokenTiles * kTileFloats];
-      const int32_t row = first_row + token;
-      const float exceptions = codes.exceptions(
-          task, [&](int32_t k) { return bf16_to_float(inputs.element(task.prologue, direct, token, k)); });
-      write_output(task.epilogue, constants, row, n, codes.whole(sum, kTokensScale<format>, exceptions),
-                   output_before(task.epilogue, row, n));
+#pragma unroll 1
+  for (int round = 0; round < kRowTiles; round++) {
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < kRowTiles; r++) {
+      if (r != round) continue;
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; i++) {
+        float* to = mine + i * kTileFloats;
+        to[0] = c[r][i][0];
+        to[kTokenFloats] = c[r][i][1];
+        to[8] = c[r][i][2];
+        to[kTokenFloats + 8] = c[r][i][3];
+      }
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int32_t group = 0; group < groups; group++) {
+      const int32_t n = ((first_group + group) * kRowTiles + round) * kFragmentRows + in_tile;
+      if (n >= task.epilogue.out) break;
+      const OutputConstants constants(task.epilogue, n);
+      const RowCodes<format> codes(task, n);
+      const float* from = shared + group * splits * kTokenTiles * kTileFloats;
+      for (int32_t token = int32_t(threadIdx.x) / kFragmentRows; token < kTokens && token < rows;
+           token += kStep) {
+        const float* terms = from + token / 8 * kTileFloats + token % 8 * kTokenFloats + in_tile;
+        float sum = 0;
+        for (int s = 0; s < splits; s++) sum += terms[s * kTokenTiles * kTileFloats];
+        const int32_t row = first_row + token;
+        const float exceptions = codes.exceptions(
+            task, [&](int32_t k) { return bf16_to_float(inputs.element(task.prologue, direct, token, k)); });
+        write_output(task.epilogue, constants, row, n, codes.whole(sum, kTokensScale<format>, exceptions),
+                     output_before(task.epilogue, row, n));
+      }
     }
   }
 }
 
-template <Format format, int kTokenTiles>
-cudaError_t launch_tiles(const LinearTask& task, const TokensPlan& plan, const CudaTarget& target) {
+template <Format format, int kTokenTiles, int kRowTiles>
+cudaError_t launch_rows(const LinearTask& task, const TokensPlan& plan, const CudaTarget& target) {
   const size_t bytes = shared_bytes(plan, format);
-  const cudaError_t error = allow_shared_memory(linear_tokens<format, kTokenTiles>, bytes);
+  const cudaError_t error = allow_shared_memory(linear_tokens<format, kTokenTiles, kRowTiles>, bytes);
   if (error != cudaSuccess) return error;
-  const int32_t pairs = (task.tiles + kTokensRowTiles - 1) / kTokensRowTiles;
-  const int32_t pairs_in_block = kTokensWarps / plan.splits, tokens = kTokenTiles * 8;
-  const LaunchShape shape = {dim3(unsigned((pairs + pairs_in_block - 1) / pairs_in_block),
+  const int32_t tiles_of_block = kRowTiles * kTokensWarps / plan.splits, tokens = kTokenTiles * 8;
+  const LaunchShape shape = {dim3(unsigned((task.tiles + tiles_of_block - 1) / tiles_of_block),
                                   unsigned((task.capacity + tokens - 1) / tokens)),
                              dim3(kTokensWarps * 32), bytes};
-  return launch(target, shape, linear_tokens<format, kTokenTiles>, task, plan.splits, plan.direct);
+  return launch(target, shape, linear_tokens<format, kTokenTiles, kRowTiles>, task, plan.splits, plan.direct);
+}
+
+template <Format format, int kTokenTiles>
+cudaError_t launch_tiles(const LinearTask& task, const TokensPlan& plan, const CudaTarget& target) {
+  switch (plan.row_tiles) {
+    case 1:
+      if constexpr (kTokenTiles <= 2) return launch_rows<format, kTokenTiles, 1>(task, plan, target);
+      break;
+    case 2:
+      return launch_rows<format, kTokenTiles, 2>(task, plan, target);
+    case 3:
+      if constexpr (kTokenTiles > 2) return launch_rows<format, kTokenTiles, 3>(task, plan, target);
+      break;
+    case 4:
+      if constexpr (kTokenTiles > 2) return launch_rows<format, kTokenTiles, 4>(task, plan, target);
+      break;
+    case 5:
+      if constexpr (kTokenTiles > 2) return launch_rows<format, kTokenTiles, 5>(task, plan, target);
+      break;
+  }
+  return cudaErrorInvalidValue;
 }
 
 template <Format format>
@@ -227,10 +256,9 @@ cudaError_t launch_format(const LinearTask& task, const TokensPlan& plan, const 
 
 size_t shared_bytes(const TokensPlan& plan, Format format) {
   // The sums take the place of the ring.
-  const size_t ring =
-      size_t(kTokensWarps) * size_t(tokens_stages(format)) * kTokensRowTiles * fragment_unit_bytes(format);
-  const size_t sums =
-      size_t(kTokensWarps) * kTokensRowTiles * size_t(plan.token_tiles) * kTileFloats * sizeof(float);
+  const size_t ring = size_t(kTokensWarps) * size_t(tokens_stages(format, plan.row_tiles)) *
+                      size_t(plan.row_tiles) * fragment_unit_bytes(format);
+  const size_t sums = size_t(kTokensWarps) * size_t(plan.token_tiles) * kTileFloats * sizeof(float);
   return ring > sums ? ring : sums;
 }
 

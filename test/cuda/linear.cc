@@ -80,9 +80,22 @@ TEST(cuda_linear_every_plan) {
     c.capacity = c.tokens = 21;
     DeviceLinear many(c, weight);
     for (const int splits : {1, 2, 4, 8}) {
-      LinearPlan plan = many.plan();
-      plan.tokens.splits = splits;
-      many.check(many.run(plan), 5);
+      for (const int row_tiles : {2, 3, 4, 5}) {
+        LinearPlan plan = many.plan();
+        plan.tokens.splits = splits;
+        plan.tokens.row_tiles = row_tiles;
+        many.check(many.run(plan), 5);
+      }
+    }
+    c.capacity = c.tokens = 11;
+    DeviceLinear few(c, weight);
+    for (const int splits : {1, 2, 4, 8}) {
+      for (const int row_tiles : {1, 2}) {
+        LinearPlan plan = few.plan();
+        plan.tokens.splits = splits;
+        plan.tokens.row_tiles = row_tiles;
+        few.check(few.run(plan), 5);
+      }
     }
     // Rows that need no preparation, in or beside their own memory.
     for (const auto& [capacity, tokens] : {std::pair(2, 2), std::pair(16, 13), std::pair(70, 67)}) {

@@ -84,17 +84,32 @@ class Bench {
     }
   }
 
-  /// The ways to share inputs among warps, with and without the kernel that prepares them.
+  /// The fastest ways to share row tiles and inputs among warps, with and without the kernel that prepares inputs.
   void report_splits(int32_t tokens) const {
+    std::vector<std::pair<double, TokensPlan>> results;
     for (const bool direct : {false, true}) {
       if (direct && (shape_.norm || shape_.x_type != DType::bf16)) continue;
-      for (const int splits : {1, 2, 4, 8}) {
-        LinearPlan plan = this->plan(tokens);
-        plan.tokens.splits = splits;
-        plan.tokens.direct = direct;
-        std::printf("      %7.2f us: %d tokens, %d splits%s\n", microseconds(tokens, plan), tokens, splits,
-                    direct ? ", direct" : "");
+      for (const int row_tiles : {1, 2, 3, 4, 5}) {
+        if (tokens <= 16 ? row_tiles > 2 : row_tiles < 2) continue;
+        for (const int splits : {2, 4, 8}) {
+          LinearPlan plan = this->plan(tokens);
+          plan.tokens.row_tiles = row_tiles;
+          plan.tokens.splits = splits;
+          plan.tokens.direct = direct;
+          if (shared_bytes(plan.tokens, shape_.format) > cuda_target().shared_bytes) continue;
+          results.push_back({microseconds(tokens, plan), plan.tokens});
+        }
       }
+    }
+    std::sort(results.begin(), results.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    const TokensPlan planned = plan(tokens).tokens;
+    for (size_t i = 0; i < results.size(); i++) {
+      const auto& [time, plan] = results[i];
+      const bool ours = plan.row_tiles == planned.row_tiles && plan.splits == planned.splits &&
+                        plan.direct == planned.direct;
+      if (i >= 6 && !ours) continue;
+      std::printf("      %7.2f us: %d tokens, %d row tiles, %d splits%s%s\n", time, tokens, plan.row_tiles,
+                  plan.splits, plan.direct ? ", direct" : "", ours ? " (planned)" : "");
     }
   }
 
@@ -151,6 +166,15 @@ TEST(cuda_bench_linear_plans) {
     const Bench bench(shape);
     std::printf("    %s [%d, %d]\n", shape.name, shape.out, shape.in);
     bench.report_plans();
+    std::fflush(stdout);
+  }
+}
+
+TEST(cuda_bench_linear_tokens) {
+  if (!benchmarks_asked_for()) return;
+  for (const LinearShape& shape : kNanoLinears) {
+    const Bench bench(shape);
+    std::printf("    %s [%d, %d]\n", shape.name, shape.out, shape.in);
     for (const int32_t tokens : {8, 32, 64}) bench.report_splits(tokens);
     std::fflush(stdout);
   }
