@@ -1,93 +1,52 @@
-#include <memory>
-
-#include "kernels/attention/cuda.h"
-#include "test/cuda/device.h"
-#include "test/kernels/attention_layer.h"
+#include "test/cuda/attention_device.h"
 
 namespace nibblet::test {
 namespace {
 
-const AttentionLayerShape kNano = {32, 2, 128, DType::bf16, DType::e4m3};
+using Shapes = std::vector<AttentionLayerShape>;
 
-/// Those of the tensor cores, then those of the plain kernel.
-std::vector<AttentionLayerShape> shapes() {
-  std::vector<AttentionLayerShape> all = {
-      {4, 1, 128, DType::bf16, DType::e4m3},  // the bundled model
-      {4, 2, 128, DType::bf16, DType::bf16},
-      {19, 1, 128, DType::bf16, DType::e4m3},  // two tiles of query rows
-      {4, 2, 8, DType::bf16, DType::e4m3},
-      {6, 3, 20, DType::f32, DType::f32},
-      {5, 5, 7, DType::f32, DType::e4m3},
-      {1, 1, 1, DType::bf16, DType::bf16},
-      {9, 1, 33, DType::bf16, DType::f32},
-      {2, 1, 128, DType::f32, DType::bf16},
-  };
-  if (on_gpu()) {
-    all.push_back(kNano);
-    all.push_back({32, 2, 128, DType::bf16, DType::bf16});
-    all.push_back({2, 1, 256, DType::bf16, DType::e4m3});
+/// A part of the shapes.
+struct ShapeGroup {
+  Shapes shapes;      ///< small enough for the emulator
+  Shapes emulated;    ///< what stands for them there in tests of many steps, which it runs slowly
+  Shapes large = {};  ///< on a GPU alone
+};
+
+// Those of the tensor cores, by the type of the cache, then those of the plain kernel.
+const ShapeGroup kE4m3 = {{{4, 1, 128, DType::bf16, DType::e4m3},    // the bundled model
+                           {19, 1, 128, DType::bf16, DType::e4m3}},  // two tiles of query rows
+                          {{3, 1, 128, DType::bf16, DType::e4m3}}};
+const ShapeGroup kBf16 = {{{4, 2, 128, DType::bf16, DType::bf16}, {2, 1, 128, DType::f32, DType::bf16}},
+                          {{2, 1, 128, DType::bf16, DType::bf16}}};
+const ShapeGroup kReal = {{}, {}, {kNanoAttention, {32, 2, 128, DType::bf16, DType::bf16}}};
+const ShapeGroup kF32 = {{{6, 3, 20, DType::f32, DType::f32}, {5, 5, 7, DType::f32, DType::e4m3}},
+                         {{4, 2, 9, DType::f32, DType::f32}}};
+const ShapeGroup kNarrow = {{{4, 2, 8, DType::bf16, DType::e4m3}, {1, 1, 1, DType::bf16, DType::bf16}}, {}};
+const ShapeGroup kWide = {{{9, 1, 33, DType::bf16, DType::f32}}, {}, {{2, 1, 256, DType::bf16, DType::e4m3}}};
+
+Shapes shapes() {
+  Shapes all;
+  for (const ShapeGroup* group : {&kE4m3, &kBf16, &kReal, &kF32, &kNarrow, &kWide}) {
+    all.insert(all.end(), group->shapes.begin(), group->shapes.end());
+    if (on_gpu()) all.insert(all.end(), group->large.begin(), group->large.end());
   }
   return all;
 }
 
-/// For tests of many steps, which the emulator runs slowly.
-std::vector<AttentionLayerShape> few_shapes() {
-  if (on_gpu()) return shapes();
-  return {{3, 1, 128, DType::bf16, DType::e4m3},
-          {2, 1, 128, DType::bf16, DType::bf16},
-          {4, 2, 9, DType::f32, DType::f32}};
+/// For tests of many steps.
+Shapes few_shapes(const ShapeGroup& group) {
+  if (!group.emulated.empty() ? !on_gpu() : !only_on_gpu()) return group.emulated;
+  Shapes all = group.shapes;
+  all.insert(all.end(), group.large.begin(), group.large.end());
+  return all;
 }
-
-/// A layer's operands on the device.
-struct DeviceLayer {
-  AttentionArgs args;
-  DeviceArray<uint8_t> qkv, cache, y;
-  DeviceArray<Slot> slots;
-  DeviceStep step;
-
-  DeviceLayer(const AttentionArgs& host, const AttentionSizes& sizes)
-      : args(host),
-        qkv(static_cast<const uint8_t*>(host.qkv),
-            size_t(host.step->tokens) * size_t(host.heads + 2 * host.kv_heads) * element(host)),
-        cache(static_cast<const uint8_t*>(host.cache), size_t(sizes.pages) * 2 * size_t(host.kv_heads) *
-                                                           kPageTokens * size_t(host.head_dim) *
-                                                           dtype_bytes(host.cache_type)),
-        y(size_t(host.step->tokens) * size_t(host.heads) * element(host)),
-        slots(host.slots, size_t(sizes.slots)),
-        step(*host.step) {
-    args.step = step.data();
-    args.slots = host.slots ? slots.data() : nullptr;
-    args.qkv = qkv.data();
-    args.cache = cache.data();
-    args.y = y.data();
+Shapes few_shapes() {
+  if (on_gpu()) return shapes();
+  Shapes all;
+  for (const ShapeGroup* group : {&kE4m3, &kBf16, &kF32}) {
+    all.insert(all.end(), group->emulated.begin(), group->emulated.end());
   }
-  static size_t element(const AttentionArgs& a) { return size_t(a.head_dim) * dtype_bytes(a.type); }
-};
-
-struct Machine {
-  int32_t capacity = 0;         ///< most tokens of a step; less than there are: as many
-  int32_t multiprocessors = 0;  ///< that contexts are cut for; 0: those of the GPU
-};
-
-AttentionRun run_on_gpu(Machine machine = {}) {
-  return [=](const AttentionArgs& host, const AttentionSizes& sizes) {
-    CudaTarget target = cuda_target();
-    if (machine.multiprocessors > 0) target.multiprocessors = machine.multiprocessors;
-    DeviceLayer layer(host, sizes);
-    const int32_t capacity = std::max(machine.capacity, host.step->tokens);
-    const CudaScratch scratch = attention_cuda_scratch(layer.args, capacity, target);
-    DeviceArray<uint8_t> workspace(scratch.workspace);
-    DeviceArray<uint8_t> counters(scratch.counters, 0);
-    check_cuda(attention_cuda(layer.args, capacity, workspace.data(), counters.data(), target), "attention");
-
-    const std::vector<uint8_t> y = layer.y.read();
-    const std::vector<uint8_t> cache = layer.cache.read();
-    std::copy(y.begin(), y.end(), static_cast<uint8_t*>(host.y));
-    std::copy(cache.begin(), cache.end(), static_cast<uint8_t*>(host.cache));
-    CHECK(layer.y.guards_intact() && layer.cache.guards_intact());
-    CHECK(workspace.guards_intact() && counters.guards_intact());
-    for (const uint8_t byte : counters.read()) CHECK_EQ(int(byte), 0);
-  };
+  return all;
 }
 
 /// One way to cut contexts, whatever the step: what a token sees decides its bits.
@@ -155,7 +114,12 @@ void check_appended(const AttentionLayer& before, const AttentionLayer& after, c
 }  // namespace
 
 TEST(cuda_attention_oracle) { check_attention_oracle(run_on_gpu(), shapes()); }
-TEST(cuda_attention_pieces) { check_attention_pieces(run_uncut(), few_shapes()); }
+TEST(cuda_attention_pieces_e4m3) { check_attention_pieces(run_uncut(), few_shapes(kE4m3)); }
+TEST(cuda_attention_pieces_bf16) { check_attention_pieces(run_uncut(), few_shapes(kBf16)); }
+TEST(cuda_attention_pieces_real) { check_attention_pieces(run_uncut(), few_shapes(kReal)); }
+TEST(cuda_attention_pieces_f32) { check_attention_pieces(run_uncut(), few_shapes(kF32)); }
+TEST(cuda_attention_pieces_narrow) { check_attention_pieces(run_uncut(), few_shapes(kNarrow)); }
+TEST(cuda_attention_pieces_wide) { check_attention_pieces(run_uncut(), few_shapes(kWide)); }
 TEST(cuda_attention_batch) {
   check_attention_batch(run_uncut(80), {run_uncut(100), run_on_gpu({80, 2})}, few_shapes());
 }
@@ -281,7 +245,7 @@ TEST(cuda_attention_cached_nan) {
 }
 
 TEST(cuda_attention_empty) {
-  for (const AttentionLayerShape& shape : {kNano, {6, 3, 20, DType::f32, DType::f32}}) {
+  for (const AttentionLayerShape& shape : {kNanoAttention, {6, 3, 20, DType::f32, DType::f32}}) {
     for (const int32_t capacity : {1, 8, 100}) {
       AttentionLayer layer(shape, 1);
       const AttentionLayer before = layer;
@@ -295,62 +259,6 @@ TEST(cuda_attention_refuses) {
   AttentionArgs args = {};
   args.head_dim = 257;
   CHECK(attention_cuda(args, 1, nullptr, nullptr, cuda_target()) == cudaErrorInvalidValue);
-}
-
-/// Decode at several contexts and batches, then prefill. Caches rotate over more than the second-level cache holds.
-TEST(cuda_bench_attention) {
-  if (!benchmarks_asked_for()) return;
-  const CudaTarget& target = cuda_target();
-  struct Case {
-    int32_t sequences, context, tokens;
-  };
-  std::vector<Case> cases;
-  for (const int32_t batch : {1, 8, 64}) {
-    for (const int32_t context : {64, 1024, 4096, 32768}) {
-      if (batch == 1 || context < 32768) cases.push_back({batch, context, 1});
-    }
-  }
-  cases.push_back({1, 512, 512});
-  for (const DType type : {DType::e4m3, DType::bf16}) {
-    AttentionLayerShape shape = kNano;
-    shape.cache_type = type;
-    const size_t page_bytes = size_t(2) * 2 * kPageTokens * 128 * dtype_bytes(type);
-    for (const Case& c : cases) {
-      const int32_t pages = c.context / kPageTokens;
-      const size_t copy_pages = size_t(pages) * size_t(c.sequences);
-      const int copies = int(std::clamp<size_t>((size_t{128} << 20) / (copy_pages * page_bytes), 4, 32));
-      const int32_t tokens = c.sequences * c.tokens;
-      DeviceArray<uint8_t> cache(copy_pages * size_t(copies) * page_bytes, 0);
-      const Elements qkv = random_attention_rows(shape, tokens, 3);
-      AttentionLayer host(shape, 1);
-      std::vector<std::unique_ptr<DeviceLayer>> layers;
-      for (int i = 0; i < copies; ++i) {
-        Batch batch(pages);
-        for (int32_t s = 0; s < c.sequences; ++s) {
-          std::vector<int32_t> own(static_cast<size_t>(pages));
-          for (int32_t p = 0; p < pages; ++p) own[size_t(p)] = (i * c.sequences + s) * pages + pages - 1 - p;
-          batch.add(s, c.context - c.tokens, c.tokens, 0, own);
-        }
-        host.run(
-            [&](const AttentionArgs& args, const AttentionSizes& sizes) {
-              layers.push_back(std::make_unique<DeviceLayer>(args, sizes));
-            },
-            batch, qkv);
-        layers.back()->args.cache = cache.data();
-      }
-      const CudaScratch scratch = attention_cuda_scratch(layers[0]->args, tokens, target);
-      DeviceArray<uint8_t> workspace(scratch.workspace);
-      DeviceArray<uint8_t> counters(scratch.counters, 0);
-      const double us = graph_microseconds(copies, 10, [&](int i) {
-        check_cuda(attention_cuda(layers[size_t(i)]->args, tokens, workspace.data(), counters.data(), target),
-                   "attention");
-      });
-      const double bytes = double(copy_pages * page_bytes) + 2.0 * tokens * (shape.row() + shape.width());
-      std::printf("    attention %s batch %2d context %5d tokens %4d %8.2f us %7.1f GB/s %5.1f %%\n",
-                  type == DType::e4m3 ? "e4m3" : "bf16", c.sequences, c.context, c.tokens, us,
-                  bytes / us / 1e3, bytes / us / 1e3 / 30.80);
-    }
-  }
 }
 
 }  // namespace nibblet::test

@@ -50,6 +50,12 @@ inline bool on_gpu() {
   return result;
 }
 
+/// on_gpu(), and the emulator's log says what it left out.
+inline bool only_on_gpu() {
+  if (!on_gpu()) std::printf("    none of it runs on the emulator: too large, or of too many steps\n");
+  return on_gpu();
+}
+
 /// Tests that measure run with NIBBLET_BENCH=1 alone.
 inline bool benchmarks_asked_for() {
   const char* asked = std::getenv("NIBBLET_BENCH");
@@ -62,15 +68,9 @@ inline void cuda_sync() { check_cuda(cudaStreamSynchronize(cuda_target().stream)
 template <class T>
 class DeviceArray {
  public:
-  explicit DeviceArray(size_t count, uint8_t fill = 0xff) : count_(count) {
-    check_cuda(cudaMalloc(&base_, bytes() + 2 * kGuard), "cudaMalloc");
-    check_cuda(cudaMemset(base_, 0xa5, bytes() + 2 * kGuard), "cudaMemset");
-    check_cuda(cudaMemset(base_ + kGuard, fill, bytes()), "cudaMemset");
-    // The host does not wait for a memset, nor does the stream that kernels run on.
-    check_cuda(cudaDeviceSynchronize(), "cudaMemset");
-  }
-  explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) { write(values.data()); }
-  DeviceArray(const T* values, size_t count) : DeviceArray(count) { write(values); }
+  explicit DeviceArray(size_t count, uint8_t fill = 0xff) : count_(count) { place(nullptr, fill); }
+  explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.data(), values.size()) {}
+  DeviceArray(const T* values, size_t count) : count_(count) { place(values, 0xff); }
   DeviceArray(const DeviceArray&) = delete;
   DeviceArray& operator=(const DeviceArray&) = delete;
   ~DeviceArray() { cudaFree(base_); }
@@ -94,20 +94,70 @@ class DeviceArray {
   }
   bool guards_intact() const {
     cuda_sync();
-    std::vector<uint8_t> guards(2 * kGuard);
-    check_cuda(cudaMemcpy(guards.data(), base_, kGuard, cudaMemcpyDeviceToHost), "read");
-    check_cuda(cudaMemcpy(guards.data() + kGuard, base_ + kGuard + bytes(), kGuard, cudaMemcpyDeviceToHost),
+    const size_t end = kGuard + bytes();
+    const bool whole = bytes() <= kStagedBytes;
+    std::vector<uint8_t> guards(whole ? end + kGuard : 2 * kGuard);
+    check_cuda(cudaMemcpy(guards.data(), base_, whole ? guards.size() : kGuard, cudaMemcpyDeviceToHost),
                "read");
-    for (const uint8_t byte : guards) {
-      if (byte != 0xa5) return false;
+    if (!whole) {
+      check_cuda(cudaMemcpy(guards.data() + kGuard, base_ + end, kGuard, cudaMemcpyDeviceToHost), "read");
     }
-    return true;
+    const auto intact = [](uint8_t byte) { return byte == 0xa5; };
+    return std::all_of(guards.begin(), guards.begin() + kGuard, intact) &&
+           std::all_of(guards.end() - kGuard, guards.end(), intact);
   }
 
  private:
-  static constexpr size_t kGuard = 256;
+  static constexpr ptrdiff_t kGuard = 256;
+  /// Up to this size one copy writes or reads the array with its guards: where several processes share a GPU, every
+  /// call that touches its memory waits for a turn, and tests of small shapes do little else.
+  static constexpr size_t kStagedBytes = size_t{64} << 10;
+
+  /// @param values  null: all bytes are `fill`
+  void place(const T* values, uint8_t fill) {
+    const size_t all = bytes() + 2 * kGuard;
+    check_cuda(cudaMalloc(&base_, all), "cudaMalloc");
+    if (bytes() <= kStagedBytes) {
+      std::vector<uint8_t> staged(all, 0xa5);
+      if (values == nullptr) {
+        std::memset(staged.data() + kGuard, fill, bytes());
+      } else if (count_ > 0) {
+        std::memcpy(staged.data() + kGuard, values, bytes());
+      }
+      check_cuda(cudaMemcpy(base_, staged.data(), all, cudaMemcpyHostToDevice), "write");
+    } else {
+      check_cuda(cudaMemset(base_, 0xa5, all), "cudaMemset");
+      if (values == nullptr) {
+        check_cuda(cudaMemset(base_ + kGuard, fill, bytes()), "cudaMemset");
+      } else {
+        check_cuda(cudaMemcpy(data(), values, bytes(), cudaMemcpyHostToDevice), "write");
+      }
+    }
+    // The host does not wait for a memset, nor for the bytes that a copy took; nor does the stream that kernels run on.
+    check_cuda(cudaDeviceSynchronize(), "place");
+  }
+
   size_t count_;
   uint8_t* base_ = nullptr;
+};
+
+/// What kernels only read: exactly its bytes, so that memcheck sees a read past its end, and no guards.
+template <class T>
+class DeviceInput {
+ public:
+  /// Enqueued: cudaDeviceSynchronize must follow.
+  DeviceInput(const T* values, size_t count) {
+    check_cuda(cudaMalloc(&data_, std::max<size_t>(count * sizeof(T), 1)), "cudaMalloc");
+    if (count == 0) return;
+    check_cuda(cudaMemcpy(data_, values, count * sizeof(T), cudaMemcpyHostToDevice), "write");
+  }
+  DeviceInput(const DeviceInput&) = delete;
+  DeviceInput& operator=(const DeviceInput&) = delete;
+  ~DeviceInput() { cudaFree(data_); }
+  T* data() const { return data_; }
+
+ private:
+  T* data_ = nullptr;
 };
 
 /// A step in device memory, as the runtime puts it there.
@@ -121,14 +171,14 @@ class DeviceStep {
         rows_(s.rows, size_t(s.row_count)),
         sampling_(s.sampling, s.sampling ? size_t(s.row_count) : 0),
         lists_(s.lists, list_words(s)),
-        step_(1) {
-    const Step step = {s.tokens,          s.sequence_count,
-                       s.row_count,       s.pages_per_sequence,
-                       ids_.data(),       sequence_of_.data(),
-                       sequences_.data(), pages_.data(),
-                       rows_.data(),      s.sampling ? sampling_.data() : nullptr,
-                       lists_.data()};
-    step_.write(&step);
+        host_{s.tokens,          s.sequence_count,
+              s.row_count,       s.pages_per_sequence,
+              ids_.data(),       sequence_of_.data(),
+              sequences_.data(), pages_.data(),
+              rows_.data(),      s.sampling ? sampling_.data() : nullptr,
+              lists_.data()},
+        step_(&host_, 1) {
+    check_cuda(cudaDeviceSynchronize(), "step");
   }
   const Step* data() const { return step_.data(); }
 
@@ -145,13 +195,14 @@ class DeviceStep {
     return words;
   }
 
-  DeviceArray<int32_t> ids_, sequence_of_;
-  DeviceArray<Sequence> sequences_;
-  DeviceArray<int32_t> pages_;
-  DeviceArray<LogitsRow> rows_;
-  DeviceArray<Sampling> sampling_;
-  DeviceArray<int32_t> lists_;
-  DeviceArray<Step> step_;
+  DeviceInput<int32_t> ids_, sequence_of_;
+  DeviceInput<Sequence> sequences_;
+  DeviceInput<int32_t> pages_;
+  DeviceInput<LogitsRow> rows_;
+  DeviceInput<Sampling> sampling_;
+  DeviceInput<int32_t> lists_;
+  Step host_;
+  DeviceInput<Step> step_;
 };
 
 /// Median microseconds of `work`, captured once in a CUDA graph of `copies` calls (work(i), so that each can use other

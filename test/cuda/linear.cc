@@ -13,28 +13,36 @@ void check_case(const LinearCase& c, int32_t row_step = 1) {
   call.check(y, row_step);
 }
 
-LinearCase case_of(const LinearShape& shape, int32_t tokens) {
-  LinearCase c = {shape.format, shape.out, shape.in, tokens, tokens};
-  c.norm = shape.norm;
-  c.add = shape.add;
-  c.x_type = shape.x_type;
-  c.y_type = shape.y_type;
-  c.selected = shape.out > 100000;
-  return c;
+void check_awkward_shapes(Format format) {
+  for (const int32_t tokens : {1, 2, 7, 20, 64, 130}) {
+    for (const int32_t out : {1, 15, 16, 17, 40}) check_case({format, out, 48, tokens, tokens});
+    for (const int32_t in : {16, 128, 272}) check_case({format, 33, in, tokens, tokens});
+    if (format == Format::nvfp4) continue;
+    for (const int32_t in : {1, 17, 31, 100}) check_case({format, 21, in, tokens, tokens});
+  }
+}
+
+void check_epilogues(Format format) {
+  for (const int32_t tokens : {1, 5}) {
+    for (int flags = 0; flags < 16; flags++) {
+      LinearCase c = {format, 35, 64, tokens, tokens};
+      c.bias = flags & 1;
+      c.relu2 = flags & 2;
+      c.norm = flags & 4;
+      c.y_type = flags & 8 ? DType::bf16 : DType::f32;
+      c.add = (flags & 8) == 0 && (flags & 1) != 0;
+      check_case(c);
+    }
+  }
 }
 
 }  // namespace
 
-TEST(cuda_linear_awkward_shapes) {
-  for (const Format format : kLinearFormats) {
-    for (const int32_t tokens : {1, 2, 7, 20, 64, 130}) {
-      for (const int32_t out : {1, 15, 16, 17, 40}) check_case({format, out, 48, tokens, tokens});
-      for (const int32_t in : {16, 128, 272}) check_case({format, 33, in, tokens, tokens});
-      if (format == Format::nvfp4) continue;
-      for (const int32_t in : {1, 17, 31, 100}) check_case({format, 21, in, tokens, tokens});
-    }
-  }
-}
+TEST(cuda_linear_awkward_shapes_f32) { check_awkward_shapes(Format::f32); }
+TEST(cuda_linear_awkward_shapes_bf16) { check_awkward_shapes(Format::bf16); }
+TEST(cuda_linear_awkward_shapes_e4m3) { check_awkward_shapes(Format::e4m3); }
+TEST(cuda_linear_awkward_shapes_nvfp4) { check_awkward_shapes(Format::nvfp4); }
+TEST(cuda_linear_awkward_shapes_compact) { check_awkward_shapes(Format::compact_bf16); }
 
 TEST(cuda_linear_model_inputs) {
   for (const Format format : kLinearFormats) {
@@ -126,21 +134,11 @@ TEST(cuda_linear_norm_of_long_rows) {
   check_case(c);
 }
 
-TEST(cuda_linear_epilogues) {
-  for (const Format format : kLinearFormats) {
-    for (const int32_t tokens : {1, 5}) {
-      for (int flags = 0; flags < 16; flags++) {
-        LinearCase c = {format, 35, 64, tokens, tokens};
-        c.bias = flags & 1;
-        c.relu2 = flags & 2;
-        c.norm = flags & 4;
-        c.y_type = flags & 8 ? DType::bf16 : DType::f32;
-        c.add = (flags & 8) == 0 && (flags & 1) != 0;
-        check_case(c);
-      }
-    }
-  }
-}
+TEST(cuda_linear_epilogues_f32) { check_epilogues(Format::f32); }
+TEST(cuda_linear_epilogues_bf16) { check_epilogues(Format::bf16); }
+TEST(cuda_linear_epilogues_e4m3) { check_epilogues(Format::e4m3); }
+TEST(cuda_linear_epilogues_nvfp4) { check_epilogues(Format::nvfp4); }
+TEST(cuda_linear_epilogues_compact) { check_epilogues(Format::compact_bf16); }
 
 TEST(cuda_linear_counts_of_the_step) {
   for (const Format format : kLinearFormats) {
@@ -229,19 +227,6 @@ TEST(cuda_linear_refuses) {
   args.weight = weight.view;
   args.weight.layout = Layout::panels;
   CHECK(linear_cuda(args, nullptr, nullptr, nullptr, cuda_target()) == cudaErrorInvalidValue);
-}
-
-TEST(cuda_linear_real_shapes) {
-  if (!on_gpu()) return;
-  for (const LinearShape& shape : kNanoLinears) {
-    const DeviceLinearWeight weight(shape.format, shape.out, shape.in, 512);
-    for (const int32_t tokens : {1, 8, 32, 64}) {
-      DeviceLinear call(case_of(shape, tokens), weight);
-      const Elements y = call.run();
-      CHECK(call.run() == y);
-      call.check(y, shape.out / 61);
-    }
-  }
 }
 
 }  // namespace nibblet::test

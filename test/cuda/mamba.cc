@@ -10,23 +10,26 @@ namespace {
 const MambaLayerShape kNano = {64, 64, 8, 128, 4, DType::bf16, true};
 const MambaLayerShape kTiny = {16, 64, 2, 128, 4, DType::bf16, true};
 
-/// Shapes of the kernels for the known shape, and those of the other.
-std::vector<MambaLayerShape> shapes() {
-  std::vector<MambaLayerShape> all = {
-      {4, 64, 2, 128, 4, DType::bf16, true},
-      {3, 80, 1, 128, 4, DType::bf16, false},  // more rows than a block takes, and not a multiple of them
-      {2, 20, 2, 128, 4, DType::bf16, true},   // fewer
-      {6, 20, 3, 24, 3, DType::f32, true},     // nothing a multiple of 16
-      {4, 5, 1, 1, 2, DType::f32, false},
-      {3, 17, 3, 33, 8, DType::bf16, true},
-      {3, 8, 1, 16, 2, DType::bf16, true},
-      {2, 16, 2, 16, 1, DType::f32, true},    // no convolution history
-      {2, 12, 1, 128, 4, DType::f32, true},   // the fast kernels' sizes in another dtype
-      {12, 65, 1, 130, 5, DType::f32, true},  // a group wider than what a warp keeps of it
-  };
-  if (on_gpu()) {
-    all.push_back(kNano);
-    all.push_back(kTiny);
+using Shapes = std::vector<MambaLayerShape>;
+
+// In parts of about the same cost.
+const Shapes kKnown = {{4, 64, 2, 128, 4, DType::bf16, true},    // the kernels for the known shape
+                       {2, 20, 2, 128, 4, DType::bf16, true}};   // fewer rows than a block takes
+const Shapes kUneven = {{3, 80, 1, 128, 4, DType::bf16, false},  // more, and not a multiple of them
+                        {3, 17, 3, 33, 8, DType::bf16, true}};
+const Shapes kOdd = {{6, 20, 3, 24, 3, DType::f32, true},  // nothing a multiple of 16
+                     {4, 5, 1, 1, 2, DType::f32, false}};
+const Shapes kShort = {{3, 8, 1, 16, 2, DType::bf16, true},
+                       {2, 16, 2, 16, 1, DType::f32, true}};   // no convolution history
+const Shapes kWide = {{2, 12, 1, 128, 4, DType::f32, true},    // the fast kernels' sizes in another dtype
+                      {12, 65, 1, 130, 5, DType::f32, true}};  // a group wider than what a warp keeps of it
+/// On a GPU alone.
+const Shapes kReal = {kNano, kTiny};
+
+Shapes shapes() {
+  Shapes all;
+  for (const Shapes* part : {&kKnown, &kUneven, &kOdd, &kShort, &kWide, &kReal}) {
+    if (part != &kReal || on_gpu()) all.insert(all.end(), part->begin(), part->end());
   }
   return all;
 }
@@ -115,7 +118,14 @@ TEST(cuda_mamba_oracle) {
   check_mamba_oracle(run_on_gpu(kPrefill), shapes());
 }
 
-TEST(cuda_mamba_pieces) { check_mamba_pieces(run_on_gpu(), shapes()); }
+TEST(cuda_mamba_pieces_known) { check_mamba_pieces(run_on_gpu(), kKnown); }
+TEST(cuda_mamba_pieces_uneven) { check_mamba_pieces(run_on_gpu(), kUneven); }
+TEST(cuda_mamba_pieces_odd) { check_mamba_pieces(run_on_gpu(), kOdd); }
+TEST(cuda_mamba_pieces_short) { check_mamba_pieces(run_on_gpu(), kShort); }
+TEST(cuda_mamba_pieces_wide) { check_mamba_pieces(run_on_gpu(), kWide); }
+TEST(cuda_mamba_pieces_real) {
+  if (only_on_gpu()) check_mamba_pieces(run_on_gpu(), kReal);
+}
 
 /// Prefill and decode add in the same order.
 TEST(cuda_mamba_batch) {

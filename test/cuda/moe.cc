@@ -63,6 +63,12 @@ MoePlan plan_of(const DeviceMoe& device) {
 
 MoeShape nano() { return make_shape(nvfp4, 2688, 128, 6, 1856, 3712); }
 
+void check_real_shape(int32_t tokens, size_t stride = 1) {
+  if (!only_on_gpu()) return;
+  MoeLayer layer(nano(), 3);
+  check_layer(layer, tokens, tokens, stride);
+}
+
 }  // namespace
 
 TEST(cuda_moe_one_token) {
@@ -248,13 +254,9 @@ TEST(cuda_moe_rejects_layouts) {
   CHECK_EQ(int(error), int(cudaErrorInvalidValue));
 }
 
-TEST(cuda_moe_real_shape) {
-  if (!on_gpu()) return;
-  MoeLayer layer(nano(), 3);
-  check_layer(layer, 1, 1);
-  check_layer(layer, 2, 2);
-  check_layer(layer, 33, 33, 7);
-  check_layer(layer, 130, 130, 64);
-}
+TEST(cuda_moe_real_shape_of_1) { check_real_shape(1); }
+TEST(cuda_moe_real_shape_of_2) { check_real_shape(2); }
+TEST(cuda_moe_real_shape_of_33) { check_real_shape(33, 7); }
+TEST(cuda_moe_real_shape_of_130) { check_real_shape(130, 64); }
 
 }  // namespace nibblet::test

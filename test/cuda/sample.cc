@@ -1,104 +1,7 @@
-#include "kernels/sample/philox.h"
-#include "test/cuda/sampler.h"
-#include "test/kernels/distribution.h"
+#include "test/cuda/sample_rows.h"
 
-// The choice of a token and log probabilities, against the CPU and, where they differ, against float64.
+// The choice of a token and log probabilities where they are hard. test/cuda/sample_oracle.cc draws them at random.
 namespace nibblet::test {
-namespace {
-
-/// One step of rows that each start a reply, with `capacity` rows of room.
-struct Rows {
-  explicit Rows(int32_t vocabulary_) : vocabulary(vocabulary_) {}
-
-  int32_t vocabulary;
-  Batch batch;
-  std::vector<float> logits;
-
-  void add(const std::vector<float>& row, Sampling sampling, int32_t position) {
-    batch.add(int32_t(batch.rows.size()), position, 1);
-    batch.ids.back() = 0;
-    sampling.flags |= kStart;
-    batch.sample_last(sampling);
-    logits.insert(logits.end(), row.begin(), row.end());
-  }
-  std::vector<float> row(size_t i) const {
-    return {logits.begin() + ptrdiff_t(i) * vocabulary, logits.begin() + ptrdiff_t(i + 1) * vocabulary};
-  }
-};
-
-/// The token that float64 chooses, -1 where rounding may decide.
-int32_t token_in_float64(const std::vector<float>& logits, const Sampling& s, int32_t position) {
-  const uint32_t bits = philox4x32({{uint32_t(position) + 1, 0, 0, 0}}, s.seed_low, s.seed_high).word[0];
-  const Distribution d = truncate(penalised(logits, s, {}, {}), s);
-  return d.ambiguous ? -1 : walk(d, double(bits >> 8) / (1 << 24));
-}
-
-struct Agreement {
-  int rows = 0, other = 0, undecided = 0;
-};
-
-/// Every row has the token that the CPU has. Where it does not, rounding must be what decides.
-void check_rows(const Rows& rows, int32_t capacity, Agreement& agreement) {
-  Sampler cpu(rows.vocabulary, int32_t(rows.batch.rows.size()));
-  CudaSampler gpu(cpu, capacity);
-  const std::vector<Result> results = gpu.run(rows.batch, rows.logits);
-  const std::vector<Result> expected = cpu.run(rows.batch, rows.logits);
-  const std::vector<Slot> slots = gpu.slots();
-  for (size_t i = 0; i < results.size(); ++i) {
-    ++agreement.rows;
-    CHECK_EQ(slots[i].token, results[i].token);
-    if (results[i].token == expected[i].token) {
-      check_same_result(results[i], expected[i]);
-      CHECK(slots[i] == cpu.slots[i]);
-      continue;
-    }
-    ++agreement.other;
-    const int32_t decided =
-        token_in_float64(rows.row(i), rows.batch.sampling[i], rows.batch.sequences[i].position);
-    if (decided < 0) {
-      ++agreement.undecided;
-    } else {
-      CHECK_EQ(results[i].token, decided);
-      CHECK_EQ(expected[i].token, decided);
-    }
-  }
-}
-
-void check_agreement(const Agreement& agreement) {
-  if (agreement.other > 0) {
-    std::printf("    %d of %d rows have another token than the CPU, %d of them undecided in float64\n",
-                agreement.other, agreement.rows, agreement.undecided);
-  }
-  CHECK(agreement.rows > 0);
-  CHECK(agreement.other <= agreement.rows / 100);
-}
-
-Sampling random_sampling(Random& random, int32_t vocabulary) {
-  Sampling s = plain_sampling();
-  s.temperature = random.below(4) == 0 ? 1.0f : float(0.2 + 2 * random.uniform());
-  if (random.below(2))
-    s.top_k = 1 + random.below(random.below(2) ? vocabulary + 5 : std::min(vocabulary, 60));
-  if (random.below(2)) s.top_p = float(random.below(4) ? random.uniform() : 1 - 0.1 * random.uniform());
-  if (random.below(2)) s.min_p = float(random.uniform() * random.uniform());
-  if (random.below(4) == 0) s.logprobs = random.below(kTopLogprobs + 1);
-  s.seed_low = uint32_t(random.bits());
-  s.seed_high = uint32_t(random.bits());
-  return s;
-}
-
-/// Logits as a model makes them, flat ones, ones with many ties, and ones that are all the same.
-std::vector<float> random_logits(Random& random, int32_t vocabulary, int kind) {
-  std::vector<float> logits = random.normals(size_t(vocabulary), kind == 1 ? 0.1 : 3);
-  for (float& logit : logits) {
-    if (kind == 2) logit = std::round(logit * 2) / 2;
-    if (kind == 3) logit = -1.5f;
-    if (kind == 4 && random.below(300) == 0) logit += 12;
-    if (kind == 5 && random.below(3) == 0) logit = random.below(2) ? -kInfinity : std::nanf("");
-  }
-  return logits;
-}
-
-}  // namespace
 
 TEST(cuda_sample_greedy) {
   Sampling greedy = plain_sampling();
@@ -137,38 +40,6 @@ TEST(cuda_sample_greedy_large) {
       CHECK_EQ(agreement.other, 0);
     }
   }
-}
-
-TEST(cuda_sample_oracle) {
-  Random random(1);
-  Agreement agreement;
-  const int trials = on_gpu() ? 3000 : 120;
-  for (int trial = 0; trial < trials; ++trial) {
-    const int32_t vocabulary = trial % 25 == 0 ? 3000 + random.below(9000) : 1 + random.below(700);
-    Rows rows(vocabulary);
-    for (int row = 0; row < 3; ++row) {
-      rows.add(random_logits(random, vocabulary, random.below(6)), random_sampling(random, vocabulary),
-               random.below(1 << 20));
-    }
-    check_rows(rows, 3 + random.below(3), agreement);
-  }
-  check_agreement(agreement);
-}
-
-TEST(cuda_sample_oracle_large) {
-  Random random(7);
-  Agreement agreement;
-  const int trials = on_gpu() ? 60 : 1;
-  for (int trial = 0; trial < trials; ++trial) {
-    Rows rows(131072);
-    for (int kind = 0; kind < 6; ++kind) {
-      for (int row = 0; row < (on_gpu() ? 4 : 1); ++row)
-        rows.add(random_logits(random, rows.vocabulary, kind), random_sampling(random, rows.vocabulary),
-                 random.below(1 << 20));
-    }
-    check_rows(rows, 24, agreement);
-  }
-  check_agreement(agreement);
 }
 
 TEST(cuda_sample_truncations_of_many_ties) {
@@ -249,20 +120,6 @@ TEST(cuda_sample_logprobs) {
   Agreement agreement;
   check_rows(rows, 3, agreement);
   CHECK_EQ(agreement.other, 0);
-}
-
-TEST(cuda_sample_is_the_same_every_time) {
-  Random random(5);
-  Rows rows(10000);
-  for (int kind = 0; kind < 6; ++kind) {
-    Sampling s = random_sampling(random, rows.vocabulary);
-    s.logprobs = 4;
-    rows.add(random_logits(random, rows.vocabulary, kind), s, kind);
-  }
-  const Sampler start(rows.vocabulary, 6);
-  const std::vector<Result> first = CudaSampler(start, 6).run(rows.batch, rows.logits);
-  for (int i = 0; i < (on_gpu() ? 50 : 2); ++i)
-    CHECK(CudaSampler(start, 6).run(rows.batch, rows.logits) == first);
 }
 
 TEST(cuda_sample_refuses) {

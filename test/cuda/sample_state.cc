@@ -95,19 +95,22 @@ class Server {
   uint32_t seen_flags_ = 0;
 };
 
+void check_server(int32_t vocabulary, bool greedy) {
+  Server server(vocabulary, 5, greedy, uint64_t(vocabulary));
+  CudaSampler gpu(server.cpu(), 7);
+  const int steps = on_gpu() ? 200 : vocabulary > 1000 ? 12 : 50;
+  for (int step = 0; step < steps; ++step) server.step(gpu);
+  if (vocabulary < 1000) CHECK_EQ(server.seen_flags(), uint32_t(kSampled | kStopped | kForced));
+}
+
 }  // namespace
 
-TEST(cuda_sample_state) {
-  for (const bool greedy : {true, false}) {
-    for (const int32_t vocabulary : {50, 700, 5003}) {
-      Server server(vocabulary, 5, greedy, uint64_t(vocabulary));
-      CudaSampler gpu(server.cpu(), 7);
-      const int steps = on_gpu() ? 200 : vocabulary > 1000 ? 12 : 50;
-      for (int step = 0; step < steps; ++step) server.step(gpu);
-      if (vocabulary < 1000) CHECK_EQ(server.seen_flags(), uint32_t(kSampled | kStopped | kForced));
-    }
-  }
-}
+TEST(cuda_sample_state_greedy_50) { check_server(50, true); }
+TEST(cuda_sample_state_greedy_700) { check_server(700, true); }
+TEST(cuda_sample_state_greedy_5003) { check_server(5003, true); }
+TEST(cuda_sample_state_50) { check_server(50, false); }
+TEST(cuda_sample_state_700) { check_server(700, false); }
+TEST(cuda_sample_state_5003) { check_server(5003, false); }
 
 TEST(cuda_sample_prompt_chunks) {
   // More sequences than rows, and steps that sample nothing.
