@@ -74,7 +74,7 @@ TEST(cuda_load_matrices_of_one_call) {
 }
 
 TEST(cuda_load_more_than_all_pieces_hold) {
-  // 4.8 MB each: three share a piece, the fourth begins the next, and the pieces come round twice.
+  // 4.8 MB each: three and a part of the fourth share a piece, and the pieces come round twice.
   const Matrices many(Format::f32, 22, 600, 2000);
   CHECK(loads(many, Layout::rows, {many.parts()}));
   std::vector<std::vector<WeightPart>> alone;
@@ -83,6 +83,27 @@ TEST(cuda_load_more_than_all_pieces_hold) {
   // 36 MB, cut where pieces end; behind a small one, so that the first piece is not its own.
   const Matrices large(Format::bf16, 2, 3000, 3001);
   CHECK(loads(large, Layout::rows, {{large.part(1, 0, 7), large.part(0, 0, 3000), large.part(1, 7, 2993)}}));
+}
+
+TEST(cuda_load_cuts_matrices_where_a_piece_ends) {
+  constexpr int32_t kRows = 300, kInputs = 512;
+  const auto source = std::make_shared<CountingSource>(CudaStaging::kPieceBytes);
+  for (const Format format : kFormats) {
+    const size_t codes =
+        format == Format::nvfp4 ? kInputs / 2 + kInputs / 16 : kInputs * dtype_bytes(stored_dtype(format));
+    for (const Layout layout : gpu_layouts(format)) {
+      GpuStream gpu;
+      // Leaves room for 200 rows, of which 128 are taken.
+      const size_t filler = CudaStaging::kPieceBytes - 200 * (codes + sizeof(float));
+      const Tensor tensor{std::make_shared<Buffer>(gpu.device, filler), 0, DType::u8, {int64_t(filler)}};
+      gpu.stream->enqueue(load_tensor(tensor, {source, 0, DType::u8, "filler"}));
+      const Matrices matrices(format, 2, kRows, kInputs);
+      const auto weight = matrices.weight(gpu.device, layout);
+      gpu.stream->enqueue(load_weight(weight, matrices.parts()));
+      CHECK(!sync(*gpu.stream).error);
+      CHECK(matrices.are_in(gpu.bytes_of(weight->buffer()), layout));
+    }
+  }
 }
 
 TEST(cuda_load_widens_and_scales_rows) {

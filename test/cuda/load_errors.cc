@@ -104,6 +104,26 @@ TEST(cuda_load_names_the_first_of_the_bad_bytes) {
   }
 }
 
+TEST(cuda_load_names_bad_bytes_of_later_pieces) {
+  constexpr int32_t kRows = 9000, kInputs = 2048;
+  constexpr size_t kBad = size_t{8999} * kInputs + 17;
+  std::string bytes(size_t(kRows) * kInputs, '\x38');
+  bytes[kBad] = '\x7f';
+  TemporaryFile file(bytes);
+  GpuStream gpu;
+  std::vector<WeightPart> parts(2);
+  // A few rows first, so that the large part begins inside a piece.
+  parts[0].rows = 300;
+  parts[0].elements = {std::make_shared<MappedFile>(file.path()), 0, DType::e4m3, "first"};
+  parts[1] = parts[0];
+  parts[1].matrix = 1;
+  parts[1].rows = kRows;
+  parts[1].elements.name = "second";
+  gpu.stream->enqueue(load_weight(
+      std::make_shared<Weight>(gpu.device, Format::e4m3, Layout::rows, 2, kRows, kInputs), parts));
+  CHECK_ERROR("BAD_FORMAT", sync(*gpu.stream).error, "`second`", "at index " + std::to_string(kBad) + ";");
+}
+
 TEST(cuda_load_names_bad_scales) {
   struct Case {
     const char* tensor;

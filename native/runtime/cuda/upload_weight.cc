@@ -30,13 +30,11 @@ size_t staged_bytes(const LoadPart& part, size_t rows) {
 size_t rows_for(const LoadPart& part, size_t first, size_t room) {
   const size_t left = part.rows() - first;
   if (staged_bytes(part, left) <= room) return left;
-  const bool whole_piece = room == CudaStaging::kPieceBytes;
-  if (!whole_piece && staged_bytes(part, left) <= CudaStaging::kPieceBytes) return 0;
   const size_t row = part.element_bytes(1) + part.block_bytes(1) + sizeof(float);
   const size_t rows = room < 2 * kAlign ? 0 : (room - 2 * kAlign) / row;
   // Columns are made of chunks of 128 rows.
   if (rows >= kColumnRows) return rows / kColumnRows * kColumnRows;
-  return whole_piece ? rows : 0;
+  return room == CudaStaging::kPieceBytes ? rows : 0;
 }
 
 /// The rest of the parts, a batch at a time.
