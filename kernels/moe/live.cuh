@@ -15,7 +15,8 @@ constexpr int32_t kStepBlocks = 8;
 /// A column that an activation multiplies.
 struct Column {
   uint32_t start;  ///< in bytes from the codes of the part
-  uint32_t use;    ///< the activation · 2⁶⁰ in bf16, above the number of its block among those that have live columns
+  uint32_t
+      use;  ///< the activation · 2⁶⁰ in bf16, above the number of its block among those that have live columns
 };
 /// A block of inputs with live columns.
 struct Block {
@@ -36,13 +37,16 @@ struct List {
   int32_t count;  ///< of columns
 
   __device__ explicit List(void* memory)
-      : columns(static_cast<Column*>(memory)), blocks(reinterpret_cast<Block*>(columns + kColumns)), count(0) {}
+      : columns(static_cast<Column*>(memory)),
+        blocks(reinterpret_cast<Block*>(columns + kColumns)),
+        count(0) {}
 
   /// Lists up to kMoeListBlocks blocks of 16 inputs, one a thread. By all threads of a block, kMoeListBlocks or more.
   /// @param scratch  32 · kMoeListBlocks bytes
   /// @param counts   [kMoeListBlocks / 32]
   template <int kMostThreads>
-  __device__ void make(const uint16_t* hidden, int32_t inputs, int32_t out, uint16_t* scratch, int32_t* counts) {
+  __device__ void make(const uint16_t* hidden, int32_t inputs, int32_t out, uint16_t* scratch,
+                       int32_t* counts) {
     const int32_t thread = int32_t(threadIdx.x);
     uint16_t* const own = scratch + thread * kBlockInputs;
     uint32_t live = 0;
