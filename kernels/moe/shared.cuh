@@ -27,8 +27,8 @@ constexpr size_t kBytes = size_t(kStages) * kStageBytes;
 
 /// Copies one block of 16 inputs of 128 rows: codes, block scales and the activations of all tokens.
 /// @param block  in global memory, from these rows' codes on
-__device__ __forceinline__ void fetch(const MoePlan& plan, const uint8_t* block, int32_t chunk, int32_t number,
-                                      uint8_t* to) {
+__device__ __forceinline__ void fetch(const MoePlan& plan, const uint8_t* block, int32_t chunk,
+                                      int32_t number, uint8_t* to) {
   const int32_t thread = int32_t(threadIdx.x), out = plan.args.hidden;
   // A thread each: 64 of the codes, 8 of the scales.
   if (thread < 64) {
@@ -41,8 +41,9 @@ __device__ __forceinline__ void fetch(const MoePlan& plan, const uint8_t* block,
   // Two threads a token, from the other end.
   const int32_t piece = kThreads - 1 - thread, token = piece / 2;
   if (token < plan.args.tokens) {
-    copy_async(to + kInputsOffset + token * kInputsStride + piece % 2 * 16,
-               plan.shared + size_t(token) * size_t(plan.shared_stride) + number * kBlockInputs + piece % 2 * 8);
+    copy_async(
+        to + kInputsOffset + token * kInputsStride + piece % 2 * 16,
+        plan.shared + size_t(token) * size_t(plan.shared_stride) + number * kBlockInputs + piece % 2 * 8);
   }
 }
 
@@ -72,7 +73,8 @@ __device__ __forceinline__ void add_block(const uint8_t* block, int32_t n, int32
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const uint32_t scales = *reinterpret_cast<const uint16_t*>(block + kScalesOffset + (2 * n + half) * kPanelRows + 2 * g);
+    const uint32_t scales =
+        *reinterpret_cast<const uint16_t*>(block + kScalesOffset + (2 * n + half) * kPanelRows + 2 * g);
     const uint32_t upper = scale_of<0>(scales), lower = scale_of<1>(scales);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -148,7 +150,8 @@ __device__ void multiply(const MoePlan& plan, int32_t chunk, int32_t split, uint
         const int32_t token = first_token + i * 8 + 2 * t + j % 2;
         if (row >= out || token >= tokens) continue;
         plan.outputs[(size_t(token) * size_t(plan.parts) + number) * size_t(out) + size_t(row)] =
-            sums[half][i][j] * columns::kWeightUnit * weight.row_scales[row] + (bias == nullptr ? 0.0f : bias[row]);
+            sums[half][i][j] * columns::kWeightUnit * weight.row_scales[row] +
+            (bias == nullptr ? 0.0f : bias[row]);
       }
     }
   }
