@@ -30,7 +30,9 @@ struct LinearTask {
   const Step* step;
   Prologue prologue;
   Epilogue epilogue;
-  uint8_t* prepared;  ///< x̂ of all rows, for kernels that do not make it themselves
+  uint8_t* prepared;   ///< x̂ of all rows, for kernels that do not make it themselves
+  float* parts;        ///< sums of blocks that share inputs (TokensPlan::cuts)
+  uint32_t* counters;  ///< how many such blocks have arrived
 };
 
 /// Rows of y that the step has.
