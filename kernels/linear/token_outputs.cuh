@@ -79,21 +79,40 @@ struct TileOutputs {
   __device__ __forceinline__ void write(const LinearTask& task,
                                         const TokenInputs<format, kTokenTiles>& inputs, int32_t first_row,
                                         int32_t tile, const OutputRow<format>& of_row) const {
+    const Epilogue& epilogue = task.epilogue;
     const int32_t n = tile * kFragmentRows + row();
-    if (n >= task.epilogue.out) return;
-    float before[kCount] = {}, exceptions[kCount] = {};
+    if (n >= epilogue.out) return;
+    const int64_t at = (first_row + token(0)) * epilogue.y_stride + n, step = kStep * epilogue.y_stride;
+    float* y = static_cast<float*>(epilogue.y) + at;
+    float before[kCount] = {}, values[kCount] = {};
+    if (epilogue.add) {
 #pragma unroll
-    for (int j = 0; j < kCount; j++) {
-      if (token(j) < live) before[j] = output_before(task.epilogue, first_row + token(j), n);
+      for (int j = 0; j < kCount; j++) {
+        if (token(j) < live) before[j] = y[j * step];
+      }
     }
-    of_row.codes.add_exceptions(task, exceptions, [&](int j, int32_t k) {
-      return token(j) < live ? bf16_to_float(inputs.element(task.prologue, token(j), k)) : 0.0f;
+    // For tokens that are not wanted the last one's: a branch a token would wait for each by itself.
+    of_row.codes.add_exceptions(task, values, [&](int j, int32_t k) {
+      const int32_t last = live - 1, t = token(j) < last ? token(j) : last;
+      return bf16_to_float(inputs.element(task.prologue, t, k));
     });
 #pragma unroll
     for (int j = 0; j < kCount; j++) {
-      if (token(j) >= live) continue;
-      const float sum = of_row.codes.whole(sums[j], kTokensScale<format>, exceptions[j]);
-      write_output(task.epilogue, of_row.constants, first_row + token(j), n, sum, before[j]);
+      const float sum = of_row.codes.whole(sums[j], kTokensScale<format>, values[j]);
+      values[j] = output_value(epilogue, of_row.constants, sum);
+    }
+    // One branch for all of them: code that runs once costs more than what it does.
+    if (epilogue.y_type == DType::bf16) {
+      uint16_t* y16 = static_cast<uint16_t*>(epilogue.y) + at;
+#pragma unroll
+      for (int j = 0; j < kCount; j++) {
+        if (token(j) < live) y16[j * step] = bf16_from_float(values[j]);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < kCount; j++) {
+        if (token(j) < live) y[j * step] = epilogue.add ? before[j] + values[j] : values[j];
+      }
     }
   }
 };
