@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/attention/tile.cuh"
+#include "kernels/cuda/arrive.h"
 
 /// How sums over parts of a context become one, always in the order of the parts.
 namespace nibblet::attention_device {
@@ -142,18 +143,6 @@ __device__ __forceinline__ Own merge_warps(const Running& running, int32_t used,
     }
   }
   return own;
-}
-
-/// Counts a block in once all of its threads are here; what they wrote, the last one's read.
-/// @return to all threads: whether it is the last of `expected`, in which case the counter is zero again
-__device__ __forceinline__ bool arrive_last(uint32_t* counter, int32_t expected, bool& shared_flag) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    shared_flag = arrive_on(counter, 1) + 1 == uint32_t(expected);
-    if (shared_flag) *counter = 0;
-  }
-  __syncthreads();
-  return shared_flag;
 }
 
 }  // namespace nibblet::attention_device

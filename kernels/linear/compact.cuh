@@ -15,6 +15,9 @@ struct RowCodes {
   __device__ __forceinline__ float exceptions(const LinearTask&, const Input&) const {
     return 0;
   }
+  /// Of several tokens. @param input  input(j, k): x̂ of input k of token j
+  template <int kTokens, class Input>
+  __device__ __forceinline__ void add_exceptions(const LinearTask&, float (&)[kTokens], const Input&) const {}
   /// The sum over the elements of the row. @param factor  kOneTokenScale or kTokensScale
   __device__ __forceinline__ float whole(float sum, float factor, float) const { return sum * factor; }
 };
@@ -38,13 +41,29 @@ struct RowCodes<Format::compact_bf16> {
     if (count > 0) sum = term(row.first[0], input);
     if (count > 1) sum += term(row.first[1], input);
     if (count > 2) {
-      const uint8_t* list = rows_of(task) + size_t(task.tiles) * kFragmentRows * sizeof(CompactRow);
-      const uint32_t* from = reinterpret_cast<const uint32_t*>(list) + row.more;
+      const uint32_t* from = list_of(task) + row.more;
       // Rare: little code.
 #pragma unroll 1
       for (uint32_t i = 2; i < count; i++) sum += term(from[i - 2], input);
     }
     return sum;
+  }
+  /// An exception is multiplied with all tokens at once: their inputs have to be waited for.
+  template <int kTokens, class Input>
+  __device__ __forceinline__ void add_exceptions(const LinearTask& task, float (&sums)[kTokens],
+                                                 const Input& input) const {
+    const uint32_t count = row.count();
+#pragma unroll 1
+    for (uint32_t i = 0; i < count; i++) {
+      const uint32_t exception = i == 0   ? row.first[0]
+                                 : i == 1 ? row.first[1]
+                                          : list_of(task)[row.more + i - 2];
+      float inputs[kTokens];
+#pragma unroll
+      for (int j = 0; j < kTokens; j++) inputs[j] = input(j, int32_t(exception & 0xffff));
+#pragma unroll
+      for (int j = 0; j < kTokens; j++) sums[j] += bf16_to_float(uint16_t(exception >> 16)) * inputs[j];
+    }
   }
   __device__ __forceinline__ float whole(float sum, float factor, float exceptions) const {
     return sum * (factor * __uint_as_float((row.base() + kBaseBias) << 23)) + exceptions;
@@ -57,6 +76,10 @@ struct RowCodes<Format::compact_bf16> {
   /// Behind the tiles (compact.h).
   static __device__ __forceinline__ const uint8_t* rows_of(const LinearTask& task) {
     return task.weight + size_t(task.tiles) * size_t(task.units) * fragment_unit_bytes(Format::compact_bf16);
+  }
+  static __device__ __forceinline__ const uint32_t* list_of(const LinearTask& task) {
+    const uint8_t* list = rows_of(task) + size_t(task.tiles) * kFragmentRows * sizeof(CompactRow);
+    return reinterpret_cast<const uint32_t*>(list);
   }
 
   template <class Input>

@@ -20,6 +20,7 @@ struct TokensPlan {
   int token_tiles;  ///< of eight tokens, in a block: 1, 2, 4 or 8
   int row_tiles;    ///< that a warp multiplies at once: 1 or 2 with up to two token tiles, otherwise 2 to 5
   int splits;       ///< warps that share the inputs of such row tiles: 1, 2, 4 or 8
+  int cuts;         ///< blocks that share the inputs of their row tiles: 1 to 4
 };
 size_t shared_bytes(const TokensPlan& plan, Format format);
 /// Consecutive bf16 rows without a norm, of whole units, and on 16-byte boundaries.
@@ -33,9 +34,10 @@ struct LinearPlan {
 };
 LinearPlan plan_linear_cuda(const LinearArgs& args, const CudaTarget& target);
 
-/// linear_cuda by a plan that may differ from plan_linear_cuda's, for measurements. `workspace` is linear_cuda_scratch's,
-/// with the plan's token_tiles as plan_linear_cuda has them.
-cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspace, const LinearPlan& plan,
-                        const CudaTarget& target);
+/// linear_cuda by a plan that may differ from plan_linear_cuda's, for measurements.
+/// @param workspace, counters  linear_cuda_scratch(args, plan)
+cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspace, void* counters,
+                        const LinearPlan& plan, const CudaTarget& target);
+CudaScratch linear_cuda_scratch(const LinearArgs& args, const LinearPlan& plan);
 
 }  // namespace nibblet

@@ -1,15 +1,22 @@
 #include <algorithm>
 
 #include "kernels/linear/cuda.h"
-#include "kernels/linear/fragments.cuh"
 #include "kernels/linear/plan.cuh"
+#include "kernels/linear/token_fragments.cuh"
 
 namespace nibblet {
 namespace {
 
 int32_t row_tiles(int32_t out) { return round_up(out, kFragmentRows) / kFragmentRows; }
 
-LinearTask task_of(const LinearArgs& args, const Step* step, void* workspace) {
+size_t prepared_bytes(const LinearArgs& args, const TokensPlan& plan) {
+  // Whole blocks' worth of tokens: the columns of absent ones are read too, and what they give is dropped.
+  const int32_t tiles = round_up(round_up(args.count, 8) / 8, plan.token_tiles);
+  return size_t(tiles) * fragments::token_tile_bytes(args.weight.format, args.weight.in);
+}
+
+LinearTask task_of(const LinearArgs& args, const Step* step, void* workspace, void* counters,
+                   const LinearPlan& plan) {
   LinearTask task{};
   task.weight = args.weight.data;
   task.tiles = row_tiles(args.weight.out);
@@ -21,6 +28,10 @@ LinearTask task_of(const LinearArgs& args, const Step* step, void* workspace) {
   task.epilogue = {args.weight.row_scales, args.bias,   args.y,          args.y_stride,
                    args.weight.out,        args.y_type, args.activation, args.add};
   task.prepared = static_cast<uint8_t*>(workspace);
+  if (plan.tokens.cuts > 1) {
+    task.parts = reinterpret_cast<float*>(task.prepared + prepared_bytes(args, plan.tokens));
+    task.counters = static_cast<uint32_t*>(counters);
+  }
   return task;
 }
 
@@ -60,37 +71,68 @@ OneTokenPlan plan_one_token(Format format, int32_t out, int32_t in, const CudaTa
   return plan;
 }
 
-/// All warps of a block share the inputs of one pair of row tiles: blocks of more pairs leave multiprocessors idle (64
-/// tokens, bf16 [10304, 2688]: 46 us with 8 splits, 56 with 2). Only where there are very many pairs (the head) fewer
-/// splits save more, as x̂ comes from the second-level cache once a block; for nvfp4, whose weights are little beside x̂,
-/// also where there are many groups of tokens (512 tokens and [10304, 2688]: 156 us with 2 splits, 182 with 8; bf16 has
-/// 275 with 8 and had 355 with 2). Rows that are x̂ already are read where they are while that saves more (a launch) than
-/// it costs (half of each sector that a lane's 16 bytes lie in, until its next piece): not with 32 tokens, where nvfp4
-/// [10304, 2688] takes 32.5 us for 21.
+/// Up to 16 tokens. Rows that are x̂ already are read where they are while that saves more (a launch) than it costs (half of
+/// each sector that a lane's 16 bytes lie in, until its next piece).
+void plan_few_tokens(TokensPlan& plan, const LinearArgs& args, int32_t tiles, int processors) {
+  plan.row_tiles = tiles <= 3 * processors ? 1 : 2;
+  plan.splits = kTokensWarps;
+  plan.cuts = 1;
+  // 8 tokens, nvfp4 [2688, 4096]: 8.7 us direct, 7.0 not.
+  plan.direct = args.weight.format != Format::nvfp4 && can_be_direct(args);
+}
+
+/// More. All warps of a block share the inputs of one set of row tiles: blocks of more leave multiprocessors idle (64
+/// tokens, bf16 [10304, 2688]: 46 us with 8 splits, 56 with 2). For nvfp4, whose weights are little beside x̂, fewer splits save
+/// more where there are many groups of tokens (512 tokens and [10304, 2688]: 156 us with 2, 182 with 8).
+///
+/// A multiprocessor has one block at a time. What that takes, in inputs of a row tile that a warp multiplies (5.9 ns with 64
+/// tokens and bf16, fitted to 64 tokens and [2688, 4096]: 17.2, 20.1 and 23.2 us with 2, 3 and 4 row tiles in 84, 56 and 42
+/// blocks): what its warps take one after another, a quarter for each input of x̂, 256 where sums meet in memory.
+void plan_more_tokens(TokensPlan& plan, const LinearArgs& args, int32_t tiles, int processors) {
+  const Format format = args.weight.format;
+  const bool wide = format == Format::bf16 || format == Format::compact_bf16;
+  const int32_t tokens = plan.token_tiles * 8, groups = (args.count + tokens - 1) / tokens;
+  plan.splits = kTokensWarps;
+  plan.cuts = 1;
+  if (plan.token_tiles == 4 && wide && tiles > 2 * processors) {
+    plan.row_tiles = 2;
+    // 32 tokens: 8 splits where 4 leave multiprocessors idle ([4608, 2688]: 13.7 us, 16.4 with 4), else 4 (bf16 [131072, 2688]:
+    // 257, 275 with 4 row tiles and 2 splits; compact 236, 310; compact [10304, 2688]: 28, 30 with 5 row tiles and 8).
+    if (tiles > 4 * processors) plan.splits = 4;
+    return;
+  }
+  if (tiles * groups >= 32 * processors) {
+    plan.row_tiles = 4;
+    // 64 tokens, compact [131072, 2688]: 428 us, 467 with 2; bf16 334 with 2, 379 with 8.
+    plan.splits = format == Format::compact_bf16 ? 8 : 2;
+    return;
+  }
+  const int32_t units = fragment_units(format, args.weight.in);
+  int32_t least = 0;
+  for (int cuts = 1; cuts <= kTokensMostCuts; cuts++) {
+    for (int r = 2; r <= kTokensMostRowTiles; r++) {
+      const int32_t blocks = (tiles + r - 1) / r * groups * cuts, shares = cuts * kTokensWarps;
+      if (cuts > 1 && (blocks > processors || shares > units)) continue;
+      const int32_t rounds = (blocks + processors - 1) / processors;
+      const int32_t inputs = fragment_inputs(format);
+      const int32_t taken = r * ((units + shares - 1) / shares) * inputs + units * inputs / (4 * cuts);
+      const int32_t cost = rounds * taken + (cuts > 1 ? 256 : 0);
+      if (least != 0 && cost >= least) continue;
+      least = cost;
+      plan.row_tiles = r;
+      plan.cuts = cuts;
+    }
+  }
+}
+
 TokensPlan plan_tokens(const LinearArgs& args, const CudaTarget& target) {
   TokensPlan plan{};
   plan.token_tiles = token_tiles_of_block(args.count);
-  plan.direct = plan.token_tiles <= 2 && can_be_direct(args);
-  plan.splits = kTokensWarps;
-  const int32_t tiles = row_tiles(args.weight.out), processors = target.multiprocessors;
-  const int32_t tokens = plan.token_tiles * 8, groups = (args.count + tokens - 1) / tokens;
-  plan.row_tiles = 2;
+  const int32_t tiles = row_tiles(args.weight.out);
   if (plan.token_tiles <= 2) {
-    if (tiles <= 3 * processors) plan.row_tiles = 1;
-    return plan;
-  }
-  // Of blocks that a multiprocessor has one of at a time: the fewest row tiles one after another.
-  const auto rounds = [&](int32_t tiles_of_block) {
-    const int32_t blocks = (tiles + tiles_of_block - 1) / tiles_of_block * groups;
-    return (blocks + processors - 1) / processors * tiles_of_block;
-  };
-  if (tiles * groups >= 32 * processors) {
-    plan.row_tiles = 4;
-    plan.splits = 2;
+    plan_few_tokens(plan, args, tiles, target.multiprocessors);
   } else {
-    for (int r = 3; r <= kTokensMostRowTiles; r++) {
-      if (rounds(r) < rounds(plan.row_tiles)) plan.row_tiles = r;
-    }
+    plan_more_tokens(plan, args, tiles, target.multiprocessors);
   }
   while (plan.row_tiles > 2 && shared_bytes(plan, args.weight.format) > target.shared_bytes) plan.row_tiles--;
   return plan;
@@ -114,24 +156,33 @@ LinearPlan plan_linear_cuda(const LinearArgs& args, const CudaTarget& target) {
   return plan;
 }
 
-CudaScratch linear_cuda_scratch(const LinearArgs& args, const CudaTarget& target) {
-  const Format format = args.weight.format;
-  if (format == Format::f32) {
+CudaScratch linear_cuda_scratch(const LinearArgs& args, const LinearPlan& plan) {
+  if (args.weight.format == Format::f32) {
     return {size_t(args.count) * size_t(round_up(args.weight.in, kPieceInputs)) * 2, 0};
   }
-  if (plan_linear_cuda(args, target).one_token) return {0, 0};
-  // Whole blocks' worth of tokens: the columns of absent ones are read too, and what they give is dropped.
-  const int32_t tiles = round_up(round_up(args.count, 8) / 8, token_tiles_of_block(args.count));
-  return {size_t(tiles) * fragments::token_tile_bytes(format, args.weight.in), 0};
+  if (plan.one_token) return {0, 0};
+  CudaScratch scratch = {prepared_bytes(args, plan.tokens), 0};
+  if (plan.tokens.cuts > 1) {
+    const TokensGrid grid(plan.tokens, row_tiles(args.weight.out), args.count);
+    const size_t blocks = size_t(grid.blocks) * size_t(grid.groups);
+    const size_t sums = size_t(grid.tiles_of_block * kFragmentRows) * size_t(plan.tokens.token_tiles) * 8;
+    scratch.workspace += blocks * size_t(plan.tokens.cuts) * sums * sizeof(float);
+    scratch.counters = blocks * sizeof(uint32_t);
+  }
+  return scratch;
 }
 
-cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspace, const LinearPlan& plan,
-                        const CudaTarget& target) {
+CudaScratch linear_cuda_scratch(const LinearArgs& args, const CudaTarget& target) {
+  return linear_cuda_scratch(args, plan_linear_cuda(args, target));
+}
+
+cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspace, void* counters,
+                        const LinearPlan& plan, const CudaTarget& target) {
   if (args.count <= 0) return cudaSuccess;
   const Format format = args.weight.format;
   const Layout layout = format == Format::f32 ? Layout::rows : Layout::fragments;
   if (args.weight.layout != layout || args.exact || args.quantize_input) return cudaErrorInvalidValue;
-  const LinearTask task = task_of(args, step, workspace);
+  const LinearTask task = task_of(args, step, workspace, counters, plan);
   if (plan.one_token) return linear_one_token_cuda(task, format, plan.one, target);
   if (format == Format::f32 || !plan.tokens.direct) {
     const cudaError_t error = linear_prepare_cuda(task, format, target);
@@ -141,9 +192,9 @@ cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspac
   return linear_tokens_cuda(task, format, plan.tokens, target);
 }
 
-cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspace, void*,
+cudaError_t linear_cuda(const LinearArgs& args, const Step* step, void* workspace, void* counters,
                         const CudaTarget& target) {
-  return linear_cuda(args, step, workspace, plan_linear_cuda(args, target), target);
+  return linear_cuda(args, step, workspace, counters, plan_linear_cuda(args, target), target);
 }
 
 }  // namespace nibblet

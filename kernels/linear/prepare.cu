@@ -1,5 +1,5 @@
-#include "kernels/linear/fragments.cuh"
 #include "kernels/linear/plan.cuh"
+#include "kernels/linear/token_fragments.cuh"
 
 /// x̂ of many rows, once for all blocks that read it: one block a row.
 namespace nibblet {
@@ -13,18 +13,20 @@ __global__ void __launch_bounds__(kThreads) linear_prepare(const LinearTask task
   __shared__ float scratch[32];
   RowStage<2> stage;
   stage.prefetch(task.prologue);
-  grid_dependency_wait();
   const int32_t row = int32_t(blockIdx.x);
-  if (row >= live_rows(task)) return;
+  int32_t live = live_rows(task), token = row < live ? int32_t(token_of(task, row)) : 0;
+  settle(live), settle(token);
+  grid_dependency_wait();
+  if (row >= live) return;
   if constexpr (format == Format::f32) {
     const int32_t padded = round_up(task.prologue.in, kPieceInputs);
     uint16_t* to = reinterpret_cast<uint16_t*>(task.prepared) + int64_t(row) * padded;
-    stage.stage(task.prologue, token_of(task, row), 1, padded, scratch,
+    stage.stage(task.prologue, token, 1, padded, scratch,
                 [&](int32_t k, const uint4& words) { *reinterpret_cast<uint4*>(to + k) = words; });
   } else {
     const int32_t padded = task.units * fragment_inputs(format);
     uint8_t* tile = task.prepared + size_t(row / 8) * fragments::token_tile_bytes(format, task.prologue.in);
-    stage.stage(task.prologue, token_of(task, row), 1, padded, scratch, [&](int32_t k, const uint4& words) {
+    stage.stage(task.prologue, token, 1, padded, scratch, [&](int32_t k, const uint4& words) {
       *reinterpret_cast<uint4*>(tile + fragments::token_piece_offset(format, row % 8, k)) = words;
     });
   }

@@ -30,7 +30,9 @@ struct LinearTask {
   const Step* step;
   Prologue prologue;
   Epilogue epilogue;
-  uint8_t* prepared;  ///< x̂ of all rows, for kernels that do not make it themselves
+  uint8_t* prepared;   ///< x̂ of all rows, for kernels that do not make it themselves
+  float* parts;        ///< sums of blocks that share inputs (TokensPlan::cuts)
+  uint32_t* counters;  ///< how many such blocks have arrived
 };
 
 /// Rows of y that the step has.
@@ -60,12 +62,18 @@ __device__ __forceinline__ float output_before(const Epilogue& epilogue, int32_t
   return static_cast<const float*>(epilogue.y)[row * epilogue.y_stride + n];
 }
 
-__device__ __forceinline__ void write_output(const Epilogue& epilogue, const OutputConstants& constants,
-                                             int32_t row, int32_t n, float sum, float before) {
+__device__ __forceinline__ float output_value(const Epilogue& epilogue, const OutputConstants& constants,
+                                              float sum) {
   float value = sum * constants.scale;
   if (epilogue.bias != nullptr) value += constants.bias;
   // Not a maximum with 0: a NaN must stay one.
   if (epilogue.activation == Activation::relu2) value = value < 0.0f ? 0.0f : value * value;
+  return value;
+}
+
+__device__ __forceinline__ void write_output(const Epilogue& epilogue, const OutputConstants& constants,
+                                             int32_t row, int32_t n, float sum, float before) {
+  const float value = output_value(epilogue, constants, sum);
   const int64_t at = row * epilogue.y_stride + n;
   if (epilogue.y_type == DType::bf16) {
     static_cast<uint16_t*>(epilogue.y)[at] = bf16_from_float(value);

@@ -1,71 +1,30 @@
-#include "kernels/linear/compact.cuh"
-#include "kernels/linear/fragments.cuh"
+#include "kernels/cuda/arrive.h"
 #include "kernels/linear/plan.cuh"
+#include "kernels/linear/token_outputs.cuh"
 
 /// y for several tokens: tokens are the columns of B, so that each unit of weights is decoded once for up to 64 of them.
 ///
-/// A warp has two row tiles and a stretch of their units, which it multiplies with all tokens of the block; `splits` warps
-/// share the units of two tiles, and their sums meet in shared memory in the order of the warps. Units wait in a ring of
-/// each warp; x̂ comes from the caches, where the other warps' reads put it: prepared, or bf16 rows as they are. A warp asks
-/// for what it multiplies next before it multiplies what it has, as the second-level cache takes hundreds of cycles.
+/// A warp has a few row tiles and a stretch of their units, which it multiplies with all tokens of the block; `splits` warps
+/// share the units of such tiles, and their sums meet in shared memory in the order of the warps. Where there would be too
+/// few blocks, `cuts` of them share the units too: their sums meet in memory, where the last to arrive adds them in order.
+/// Units wait in a ring of each warp; x̂ comes from the caches, where the other warps' reads put it: prepared, or bf16 rows as
+/// they are. A warp asks for what it multiplies next before it multiplies what it has, as the second-level cache takes
+/// hundreds of cycles.
 namespace nibblet {
 namespace {
 
 using namespace fragments;
 
-/// Sums in shared memory: 8 tokens of 16 rows, padded so that a warp's writes meet 32 banks.
-constexpr int kTokenFloats = 20;
-constexpr int kTileFloats = 8 * kTokenFloats;
-
 /// Pieces of x̂ (16 bytes a lane and tile of tokens) that a warp asks for ahead, in registers.
 constexpr int pieces_ahead(int token_tiles) { return token_tiles <= 2 ? 4 : token_tiles == 4 ? 2 : 1; }
 
-/// Where a lane finds its inputs of each tile of tokens.
-template <Format format, int kTokenTiles>
-struct Inputs {
-  const uint8_t* x;
-  uint32_t tile[kTokenTiles];
-  int unit_bytes, piece_bytes;
-
-  __device__ __forceinline__ Inputs(const LinearTask& task, int32_t first_row, int32_t rows, bool direct,
-                                    int lane) {
-    constexpr int kInputs = fragment_inputs(format);
-    if (direct) {
-      const int64_t stride = task.prologue.x_stride * 2;
-      x = static_cast<const uint8_t*>(task.prologue.x) + first_row * stride;
-      unit_bytes = kInputs * 2;
-      piece_bytes = 16;
-#pragma unroll
-      for (int i = 0; i < kTokenTiles; i++) {
-        // Beyond the last row a lane reads that one again.
-        const int32_t row = i * 8 + lane / 4;
-        tile[i] = uint32_t((row < rows ? row : rows - 1) * stride) + lane % 4 * (kInputs / 2);
-      }
-    } else {
-      const size_t bytes = token_tile_bytes(format, task.prologue.in);
-      x = task.prepared + size_t(first_row / 8) * bytes;
-      unit_bytes = kInputs * 16;
-      piece_bytes = 512;
-#pragma unroll
-      for (int i = 0; i < kTokenTiles; i++) tile[i] = uint32_t(i * bytes) + lane * 16;
-    }
-  }
-
-  /// Where piece `piece` of the whole row begins, pieces of all units counted.
-  __device__ __forceinline__ const uint8_t* piece(int32_t piece) const {
-    constexpr int kPieces = kTokenPieces<format>;
-    return x + size_t(piece / kPieces) * size_t(unit_bytes) + piece % kPieces * piece_bytes;
-  }
-
-  /// Input k of token `token` of the block, bf16.
-  __device__ __forceinline__ uint16_t element(const Prologue& prologue, bool direct, int32_t token,
-                                              int32_t k) const {
-    const size_t at = direct ? (size_t(token) * size_t(prologue.x_stride) + size_t(k)) * 2
-                             : size_t(token / 8) * token_tile_bytes(format, prologue.in) +
-                                   token_piece_offset(format, token % 8, k / 8 * 8) + size_t(k % 8) * 2;
-    return *reinterpret_cast<const uint16_t*>(x + at);
-  }
-};
+/// The ring, and later the sums in its place. Constants of the block's rows lie behind it.
+constexpr size_t ring_bytes(Format format, int token_tiles, int row_tiles) {
+  const size_t ring =
+      size_t(kTokensWarps * tokens_stages(format, row_tiles) * row_tiles) * fragment_unit_bytes(format);
+  const size_t sums = size_t(kTokensWarps * token_tiles * kTileFloats) * sizeof(float);
+  return ring > sums ? ring : sums;
+}
 
 template <Format format, int kTokenTiles, int kRowTiles>
 __global__ void __launch_bounds__(kTokensWarps * 32, kTokenTiles == 1 ? 3 : 1)
@@ -75,14 +34,16 @@ __global__ void __launch_bounds__(kTokensWarps * 32, kTokenTiles == 1 ? 3 : 1)
   constexpr int32_t kStageBytes = kRowTiles * kUnitBytes;
   constexpr int kStages = tokens_stages(format, kRowTiles);
   constexpr int kPieces = kTokenPieces<format>, kAhead = pieces_ahead(kTokenTiles);
-  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), split = warp % splits;
-  const int32_t groups = kTokensWarps / splits;
-  const int32_t first_group = int32_t(blockIdx.x) * groups;
-  const int32_t begin = task.units * split / splits, end = task.units * (split + 1) / splits;
+  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32);
+  const int32_t cuts = int32_t(gridDim.z), shares = splits * cuts;
+  const int32_t share = int32_t(blockIdx.z) * splits + warp % splits;
+  const int32_t begin = task.units * share / shares, end = task.units * (share + 1) / shares;
+  // Of the block, whose last ones there may not be.
+  const int32_t tiles = kTokensWarps / splits * kRowTiles, block_tile = int32_t(blockIdx.x) * tiles;
   uint8_t* ring = dynamic_shared<uint8_t>() + warp * kStages * kStageBytes;
 
   // Beyond the last tile a warp computes the last one again, and nobody looks.
-  const int32_t first_tile = (first_group + warp / splits) * kRowTiles;
+  const int32_t first_tile = block_tile + warp / splits * kRowTiles;
   const size_t tile_bytes = size_t(task.units) * kUnitBytes;
   const auto fetch = [&](int32_t unit, int stage) {
     if (unit < end) {
@@ -98,15 +59,24 @@ __global__ void __launch_bounds__(kTokensWarps * 32, kTokenTiles == 1 ? 3 : 1)
   };
 #pragma unroll
   for (int stage = 0; stage < kStages; stage++) fetch(begin + stage, stage);
+  using Outputs = TileOutputs<format, kTokenTiles>;
+  using Row = OutputRow<format>;
+  Row* rows_of_block =
+      reinterpret_cast<Row*>(dynamic_shared<uint8_t>() + ring_bytes(format, kTokenTiles, kRowTiles));
+#pragma unroll 1
+  for (int32_t i = int32_t(threadIdx.x); i < tiles * kFragmentRows; i += kTokensWarps * 32) {
+    rows_of_block[i] = Row(task, block_tile * kFragmentRows + i);
+  }
+  const int32_t first_row = int32_t(blockIdx.y) * kTokenTiles * 8;
+  int32_t rows = live_rows(task) - first_row;
+  settle(rows);
 
   grid_dependency_wait();
-  const int32_t first_row = int32_t(blockIdx.y) * kTokenTiles * 8;
-  const int32_t rows = live_rows(task) - first_row;
   if (rows <= 0) {
     copy_async_wait<0>();
     return;
   }
-  const Inputs<format, kTokenTiles> inputs(task, first_row, rows, direct, lane);
+  const TokenInputs<format, kTokenTiles> inputs(task, first_row, rows, direct, lane);
 
   float c[kRowTiles][kTokenTiles][4] = {};
   uint4 tokens[kAhead][kTokenTiles];
@@ -161,11 +131,12 @@ __global__ void __launch_bounds__(kTokensWarps * 32, kTokenTiles == 1 ? 3 : 1)
   }
   copy_async_wait<0>();
 
-  // A row tile of each warp at a time. A thread keeps its row of the tile: 16 rows times 16 tokens at a time.
+  // A row tile of each warp at a time.
   float* shared = dynamic_shared<float>();
   float* mine = shared + warp * kTokenTiles * kTileFloats + lane % 4 * 2 * kTokenFloats + lane / 4;
-  constexpr int kTokens = kTokenTiles * 8, kStep = kTokensWarps * 32 / kFragmentRows;
-  const int32_t in_tile = int32_t(threadIdx.x) % kFragmentRows;
+  const int32_t part_floats = tiles * Outputs::kPartFloats;
+  const int32_t place = int32_t(blockIdx.y * gridDim.x + blockIdx.x);
+  float* parts = task.parts + size_t(place * cuts) * size_t(part_floats);
 #pragma unroll 1
   for (int round = 0; round < kRowTiles; round++) {
     __syncthreads();
@@ -183,24 +154,26 @@ __global__ void __launch_bounds__(kTokensWarps * 32, kTokenTiles == 1 ? 3 : 1)
     }
     __syncthreads();
 #pragma unroll 1
-    for (int32_t group = 0; group < groups; group++) {
-      const int32_t n = ((first_group + group) * kRowTiles + round) * kFragmentRows + in_tile;
-      if (n >= task.epilogue.out) break;
-      const OutputConstants constants(task.epilogue, n);
-      const RowCodes<format> codes(task, n);
-      const float* from = shared + group * splits * kTokenTiles * kTileFloats;
-      for (int32_t token = int32_t(threadIdx.x) / kFragmentRows; token < kTokens && token < rows;
-           token += kStep) {
-        const float* terms = from + token / 8 * kTileFloats + token % 8 * kTokenFloats + in_tile;
-        float sum = 0;
-        for (int s = 0; s < splits; s++) sum += terms[s * kTokenTiles * kTileFloats];
-        const int32_t row = first_row + token;
-        const float exceptions = codes.exceptions(
-            task, [&](int32_t k) { return bf16_to_float(inputs.element(task.prologue, direct, token, k)); });
-        write_output(task.epilogue, constants, row, n, codes.whole(sum, kTokensScale<format>, exceptions),
-                     output_before(task.epilogue, row, n));
+    for (int32_t tile = round, w = 0; tile < tiles; tile += kRowTiles, w += splits) {
+      Outputs outputs(rows);
+      outputs.add_warps(shared + w * kTokenTiles * kTileFloats, splits);
+      if (cuts > 1) {
+        outputs.store_part(parts + int32_t(blockIdx.z) * part_floats + tile * Outputs::kPartFloats);
+      } else {
+        outputs.write(task, inputs, first_row, block_tile + tile,
+                      rows_of_block[tile * kFragmentRows + Outputs::row()]);
       }
     }
+  }
+  if (cuts == 1) return;
+  __shared__ bool is_last;
+  if (!arrive_last(task.counters + place, cuts, is_last)) return;
+#pragma unroll 1
+  for (int32_t tile = 0; tile < tiles; tile++) {
+    Outputs outputs(rows);
+    outputs.add_parts(parts + tile * Outputs::kPartFloats, cuts, part_floats);
+    outputs.write(task, inputs, first_row, block_tile + tile,
+                  rows_of_block[tile * kFragmentRows + Outputs::row()]);
   }
 }
 
@@ -209,9 +182,8 @@ cudaError_t launch_rows(const LinearTask& task, const TokensPlan& plan, const Cu
   const size_t bytes = shared_bytes(plan, format);
   const cudaError_t error = allow_shared_memory(linear_tokens<format, kTokenTiles, kRowTiles>, bytes);
   if (error != cudaSuccess) return error;
-  const int32_t tiles_of_block = kRowTiles * kTokensWarps / plan.splits, tokens = kTokenTiles * 8;
-  const LaunchShape shape = {dim3(unsigned((task.tiles + tiles_of_block - 1) / tiles_of_block),
-                                  unsigned((task.capacity + tokens - 1) / tokens)),
+  const TokensGrid grid(plan, task.tiles, task.capacity);
+  const LaunchShape shape = {dim3(unsigned(grid.blocks), unsigned(grid.groups), unsigned(plan.cuts)),
                              dim3(kTokensWarps * 32), bytes};
   return launch(target, shape, linear_tokens<format, kTokenTiles, kRowTiles>, task, plan.splits, plan.direct);
 }
@@ -255,11 +227,10 @@ cudaError_t launch_format(const LinearTask& task, const TokensPlan& plan, const 
 }  // namespace
 
 size_t shared_bytes(const TokensPlan& plan, Format format) {
-  // The sums take the place of the ring.
-  const size_t ring = size_t(kTokensWarps) * size_t(tokens_stages(format, plan.row_tiles)) *
-                      size_t(plan.row_tiles) * fragment_unit_bytes(format);
-  const size_t sums = size_t(kTokensWarps) * size_t(plan.token_tiles) * kTileFloats * sizeof(float);
-  return ring > sums ? ring : sums;
+  const size_t rows = size_t(plan.row_tiles * kTokensWarps / plan.splits * kFragmentRows);
+  const size_t row = format == Format::compact_bf16 ? sizeof(OutputRow<Format::compact_bf16>)
+                                                    : sizeof(OutputRow<Format::bf16>);
+  return ring_bytes(format, plan.token_tiles, plan.row_tiles) + rows * row;
 }
 
 cudaError_t linear_tokens_cuda(const LinearTask& task, Format format, const TokensPlan& plan,

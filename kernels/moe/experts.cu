@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/warp.h"
-#include "kernels/linear/fragments.cuh"
+#include "kernels/linear/token_fragments.cuh"
 #include "kernels/moe/combine.cuh"
 #include "kernels/moe/stretch.cuh"
 

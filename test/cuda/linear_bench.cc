@@ -42,10 +42,12 @@ class Bench {
     Batch batch;
     batch.add(0, 0, tokens);
     const DeviceStep step(batch.step());
-    const DeviceArray<uint8_t> workspace(linear_cuda_scratch(args, cuda_target()).workspace);
+    const LinearScratch scratch(args, plan);
     return graph_microseconds(copies_, tokens > 64 ? 5 : 15, [&](int i) {
       args.weight.data = i == 0 ? weight_.matrix->data() : matrices_[size_t(i) - 1]->data();
-      check_cuda(linear_cuda(args, step.data(), workspace.data(), plan, cuda_target()), "linear_cuda");
+      check_cuda(linear_cuda(args, step.data(), scratch.workspace.data(), scratch.counters.data(), plan,
+                             cuda_target()),
+                 "linear_cuda");
     });
   }
 
@@ -84,7 +86,7 @@ class Bench {
     }
   }
 
-  /// The fastest ways to share row tiles and inputs among warps, with and without the kernel that prepares inputs.
+  /// The fastest ways to share row tiles and inputs among warps and blocks, with and without the kernel that prepares inputs.
   void report_splits(int32_t tokens) const {
     std::vector<std::pair<double, TokensPlan>> results;
     for (const bool direct : {false, true}) {
@@ -92,12 +94,16 @@ class Bench {
       for (const int row_tiles : {1, 2, 3, 4, 5}) {
         if (tokens <= 16 ? row_tiles > 2 : row_tiles < 2) continue;
         for (const int splits : {2, 4, 8}) {
-          LinearPlan plan = this->plan(tokens);
-          plan.tokens.row_tiles = row_tiles;
-          plan.tokens.splits = splits;
-          plan.tokens.direct = direct;
-          if (shared_bytes(plan.tokens, shape_.format) > cuda_target().shared_bytes) continue;
-          results.push_back({microseconds(tokens, plan), plan.tokens});
+          for (const int cuts : {1, 2, 3, 4}) {
+            if (cuts > 1 && (splits < 8 || shape_.out > 5000)) continue;
+            LinearPlan plan = this->plan(tokens);
+            plan.tokens.row_tiles = row_tiles;
+            plan.tokens.splits = splits;
+            plan.tokens.cuts = cuts;
+            plan.tokens.direct = direct;
+            if (shared_bytes(plan.tokens, shape_.format) > cuda_target().shared_bytes) continue;
+            results.push_back({microseconds(tokens, plan), plan.tokens});
+          }
         }
       }
     }
@@ -106,10 +112,11 @@ class Bench {
     for (size_t i = 0; i < results.size(); i++) {
       const auto& [time, plan] = results[i];
       const bool ours = plan.row_tiles == planned.row_tiles && plan.splits == planned.splits &&
-                        plan.direct == planned.direct;
-      if (i >= 6 && !ours) continue;
-      std::printf("      %7.2f us: %d tokens, %d row tiles, %d splits%s%s\n", time, tokens, plan.row_tiles,
-                  plan.splits, plan.direct ? ", direct" : "", ours ? " (planned)" : "");
+                        plan.cuts == planned.cuts && plan.direct == planned.direct;
+      if (i >= 8 && !ours) continue;
+      std::printf("      %7.2f us: %d tokens, %d row tiles, %d splits, %d cuts%s%s\n", time, tokens,
+                  plan.row_tiles, plan.splits, plan.cuts, plan.direct ? ", direct" : "",
+                  ours ? " (planned)" : "");
     }
   }
 

@@ -76,6 +76,20 @@ struct DeviceLinearWeight {
   }
 };
 
+/// What a call has beside its operands.
+struct LinearScratch {
+  DeviceArray<uint8_t> workspace, counters;
+
+  LinearScratch(const LinearArgs& args, const LinearPlan& plan)
+      : workspace(linear_cuda_scratch(args, plan).workspace),
+        counters(linear_cuda_scratch(args, plan).counters, 0) {}
+  bool left_as_it_must_be() const {
+    const std::vector<uint8_t> bytes = counters.read();
+    return workspace.guards_intact() && counters.guards_intact() &&
+           std::all_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte == 0; });
+  }
+};
+
 /// One linear on the device with operands of its own.
 class DeviceLinear {
  public:
@@ -113,16 +127,36 @@ class DeviceLinear {
 
   LinearPlan plan() const { return plan_linear_cuda(args_, cuda_target()); }
 
+  const LinearArgs& args() const { return args_; }
+  const Step* step() const { return step_->data(); }
+  /// Fewer rows than it was made with; not for selected ones.
+  void set_tokens(int32_t tokens) {
+    c_.tokens = tokens;
+    Step* step = const_cast<Step*>(step_->data());
+    check_cuda(cudaMemcpy(&step->tokens, &tokens, sizeof tokens, cudaMemcpyHostToDevice), "write");
+    check_cuda(cudaDeviceSynchronize(), "write");
+  }
+
   /// @return y, padding and all
   Elements run() { return run(plan()); }
   Elements run(const LinearPlan& plan) {
-    y_.write(static_cast<const uint8_t*>(before_.data()));
-    const CudaScratch scratch = linear_cuda_scratch(args_, cuda_target());
-    const DeviceArray<uint8_t> workspace(scratch.workspace);
-    check_cuda(linear_cuda(args_, step_->data(), workspace.data(), plan, cuda_target()), "linear_cuda");
+    const LinearScratch scratch(args_, plan);
+    reset();
+    enqueue(plan, scratch);
+    const Elements y = read();
+    CHECK(scratch.left_as_it_must_be());
+    return y;
+  }
+  /// Its parts, for calls in other orders.
+  void reset() { y_.write(static_cast<const uint8_t*>(before_.data())); }
+  void enqueue(const LinearPlan& plan, const LinearScratch& scratch) {
+    check_cuda(linear_cuda(args_, step_->data(), scratch.workspace.data(), scratch.counters.data(), plan,
+                           cuda_target()),
+               "linear_cuda");
+  }
+  Elements read() {
     const std::vector<uint8_t> bytes = y_.read();
     CHECK(y_.guards_intact());
-    CHECK(workspace.guards_intact());
     Elements y(c_.y_type, before_.size());
     std::copy(bytes.begin(), bytes.end(), static_cast<uint8_t*>(y.data()));
     return y;

@@ -44,6 +44,10 @@ TEST(cuda_linear_compact_exceptions) {
       const Elements y = call.run();
       CHECK(call.run() == y);
       call.check(y);
+      LinearPlan plan = call.plan();
+      if (tokens == 1) continue;
+      plan.tokens.cuts = 2;
+      call.check(call.run(plan));
     }
   }
   // Rows that are x̂ already, and what prepares them, read the same.
