@@ -10,6 +10,9 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 /// Panels of 16 rows in 128.
 constexpr int kPanels = kColumnRows / kPanelRows;
+/// 2¹¹³ twice in bf16. Scales go in as scale · 2¹¹⁹, so that weights come out as W · 2⁻⁷, far from float32 subnormals.
+constexpr uint32_t kRestUnit = 0x78007800u;
+constexpr float kUnit = 0x1p7f;
 
 /// What a lane reads of 128 rows of a block of 16 inputs: words g and g + 8 of columns 2t, 2t + 1, 2t + 8 and 2t + 9, the
 /// scales of rows 4 · lane on, and the inputs of token g. (g = lane / 4, t = lane % 4)
@@ -43,7 +46,8 @@ struct Block {
 /// The scale of row 16 n + g of a block for word 4 n + g / 4 of the scales, twice.
 __device__ uint32_t scale_of(uint32_t word, int32_t g) {
   const uint32_t byte = word >> (g % 4 * 8) & 0xff;
-  return columns::weight_scale(columns::scale_pair(byte * 0x10001u));
+  const uint32_t scale = multiply_bf16x2(columns::scale_pair(byte * 0x10001u), columns::kScaleUnit);
+  return multiply_bf16x2(scale, kRestUnit);
 }
 
 /// Adds panels n and, from the upper halves of the words, n + 4.
@@ -112,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_down_columns_all(const MoePla
       float sum = 0;
       for (int w = 0; w < kWarps / 2; ++w) sum += totals[w][i / kColumnRows][i % kColumnRows];
       const int32_t row = chunk * kColumnRows + i % kColumnRows;
-      product.store(i / kColumnRows, row, sum * columns::kWeightUnit, product.row(row));
+      product.store(i / kColumnRows, row, sum * kUnit, product.row(row));
     }
     __syncthreads();
   }

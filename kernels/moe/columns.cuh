@@ -18,24 +18,8 @@ __device__ __forceinline__ uint32_t decode(uint32_t word) {
   return (sign & 0x80008000u) | (magnitude & 0x01c001c0u);
 }
 
-/// The same from pairs of equal bytes, each with two codes: the lower or the upper ones. All shifts go left, which is what the
-/// multiplier can do too.
-template <bool upper>
-__device__ __forceinline__ uint32_t decode_pair(uint32_t bytes) {
-  const uint32_t sign = upper ? bytes : bytes << 4;
-  return (sign & 0x80008000u) | ((upper ? bytes << 2 : bytes << 6) & 0x01c001c0u);
-}
-
 /// Two block scales, in bytes 0 (or 1) and 2 (or 3) alike, as bf16 times 2⁻¹²⁰: an e4m3 without sign, shifted into place,
 /// subnormals included.
 __device__ __forceinline__ uint32_t scale_pair(uint32_t bytes) { return bytes << 4 & 0x07f007f0u; }
-
-/// From scale_pair() the scales times 2¹¹⁹: codes times them are W · 2⁻⁷, far from float32 subnormals.
-__device__ __forceinline__ uint32_t weight_scale(uint32_t pair) {
-  // 2¹¹³ twice.
-  constexpr uint32_t kRestUnit = 0x78007800u;
-  return multiply_bf16x2(multiply_bf16x2(pair, kScaleUnit), kRestUnit);
-}
-constexpr float kWeightUnit = 0x1p7f;
 
 }  // namespace nibblet::columns

@@ -1,10 +1,7 @@
-#include <algorithm>
-
 #include "kernels/cuda/device.h"
 #include "kernels/moe/combine.cuh"
 #include "kernels/moe/live.cuh"
 #include "kernels/moe/plan.h"
-#include "kernels/moe/shared.cuh"
 
 /// `down` of several tokens. Each is summed for itself, so that its sums do not depend on the others; the cache holds what
 /// tokens share.
@@ -17,10 +14,9 @@ using moe_live::kStepColumns;
 using moe_live::List;
 using moe_live::Step;
 
-/// Most warps of a block that have 128 rows each, of the same columns.
+/// Most warps of a block, which all have the same columns and 128 rows each.
 constexpr int kMostWarps = 7;
-constexpr int kMostThreads = moe_shared::kThreads;
-static_assert(kMostThreads >= 32 * kMostWarps);
+constexpr int kMostThreads = 32 * kMostWarps;
 /// Fewest: a thread for each block of inputs that is listed.
 constexpr int kFewestWarps = kMoeListBlocks / 32;
 /// Blocks of an SM. With four, and stages for two steps, 32 tokens take longer and 64 as long.
@@ -72,6 +68,14 @@ struct Activations {
   }
 };
 
+/// A pair of codes as bf16 times 2⁻¹²⁶: the lower or the upper nibbles of pairs of equal bytes. All shifts go left, which is
+/// what the multiplier can do too.
+template <bool upper>
+__device__ __forceinline__ uint32_t decode_nibble(uint32_t bytes) {
+  const uint32_t sign = upper ? bytes : bytes << 4;
+  return (sign & 0x80008000u) | ((upper ? bytes << 2 : bytes << 6) & 0x01c001c0u);
+}
+
 /// Adds panels 2n and 2n + 1 of a step's columns, times W · 2⁻¹³⁴. A product has the blocks of its inputs apart, so that their
 /// scales can come after it.
 /// @param scales  of these panels: rows 2g and 2g + 1 of block 2t, then of block 2t + 1
@@ -91,7 +95,7 @@ __device__ __forceinline__ void add_panels(const Codes& codes, const Activations
     uint32_t a[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      a[i] = half == 0 ? columns::decode_pair<false>(bytes[i]) : columns::decode_pair<true>(bytes[i]);
+      a[i] = half == 0 ? decode_nibble<false>(bytes[i]) : decode_nibble<true>(bytes[i]);
     }
     float products[4];
     mma_bf16_product(products, a[0], a[1], a[2], a[3], activations.pairs[0], activations.pairs[1]);
@@ -143,10 +147,7 @@ struct Part {
 /// Blocks (i, p): some 128 rows each of one part, first those of the routed experts in the order of `entries`, so that what
 /// tokens share is read at about one time. The part is listed once; then a warp has rows of its own and takes the listed
 /// columns 16 at a time as the inner dimension of an mma, whose second operand has a column for each block that they are of.
-/// Behind them, where the shared expert is dense, blocks of moe_shared.
-/// @param warps  that have rows
-__global__ void __launch_bounds__(kMostThreads, kBlocks)
-    moe_down_gathered(const MoePlan plan, const int32_t warps) {
+__global__ void __launch_bounds__(kMostThreads, kBlocks) moe_down_gathered(const MoePlan plan) {
   __shared__ int32_t counts[kMoeListBlocks / 32];
   grid_dependency_launch();
   const MoeArgs& args = plan.args;
@@ -157,24 +158,12 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks)
   List list(memory);
   const int32_t out = args.hidden;
   const int32_t chunks = (out + kColumnRows - 1) / kColumnRows;
-  const int32_t chunk = int32_t(blockIdx.x) * warps + warp;
+  const int32_t chunk = int32_t(blockIdx.x * (blockDim.x / 32)) + warp;
 
   grid_dependency_wait();
   const uint32_t tokens = uint32_t(plan.step->tokens), top_k = uint32_t(args.top_k);
   const uint32_t routed_parts = uint32_t(args.tokens) * top_k * uint32_t(plan.routed_splits);
   const bool routed = blockIdx.y < routed_parts;
-  if (!routed && plan.dense_shared) {
-    const uint32_t number = (blockIdx.y - routed_parts) * gridDim.x + blockIdx.x;
-    const uint32_t split = number / uint32_t(chunks);
-    if (split >= uint32_t(plan.shared_splits)) return;
-    const int32_t own = int32_t(number % uint32_t(chunks));
-    if (args.tokens > kMoeListedTokens / 2) {
-      moe_shared::multiply<moe_shared::kMostTiles>(plan, own, int32_t(split), memory);
-    } else {
-      moe_shared::multiply<moe_shared::kMostTiles / 2>(plan, own, int32_t(split), memory);
-    }
-    return;
-  }
   const uint32_t splits = uint32_t(routed ? plan.routed_splits : plan.shared_splits);
   const uint32_t numbered = routed ? blockIdx.y : blockIdx.y - routed_parts;
   const uint32_t use = numbered / splits;
@@ -182,7 +171,7 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks)
   const Part part(plan, routed, use, numbered % splits, splits);
   list.make<kMostThreads>(part.hidden + part.first * kBlockInputs, int32_t(part.last - part.first), out,
                           reinterpret_cast<uint16_t*>(memory + List::kBytes), counts);
-  if (warp >= warps || chunk >= chunks) return;
+  if (chunk >= chunks) return;
 
   const uint8_t* const data = part.weight.data + size_t(part.matrix) * part.weight.matrix_bytes +
                               size_t(part.first) * column_block_bytes(out);
@@ -274,24 +263,20 @@ cudaError_t moe_down_gather(const MoePlan& plan, const CudaTarget& target) {
     return ((in + kBlockInputs - 1) / kBlockInputs + splits - 1) / splits;
   };
   if (listed(args.down.in, plan.routed_splits) > kMoeListBlocks) return cudaErrorInvalidValue;
-  if (plan.has_shared() && !plan.dense_shared &&
-      listed(args.shared_down.in, plan.shared_splits) > kMoeListBlocks) {
+  if (plan.has_shared() && listed(args.shared_down.in, plan.shared_splits) > kMoeListBlocks) {
     return cudaErrorInvalidValue;
   }
   const int32_t chunks = round_up(args.hidden, kColumnRows) / kColumnRows;
-  const int32_t groups = (chunks + kMostWarps - 1) / kMostWarps, warps = (chunks + groups - 1) / groups;
-  int32_t parts = args.tokens * plan.parts;
-  size_t shared_bytes = List::kBytes + size_t(std::max(warps, kFewestWarps)) * kRingBytes;
-  if (plan.dense_shared) {
-    parts += (plan.shared_splits * chunks + groups - 1) / groups - args.tokens * plan.shared_splits;
-    shared_bytes = std::max(shared_bytes, moe_shared::kBytes);
-  }
-  const unsigned threads =
-      plan.dense_shared ? moe_shared::kThreads : unsigned(32 * std::max(warps, kFewestWarps));
+  const int32_t groups = (chunks + kMostWarps - 1) / kMostWarps;
+  const int32_t needed = (chunks + groups - 1) / groups,
+                warps = needed < kFewestWarps ? kFewestWarps : needed;
+  const size_t shared_bytes = List::kBytes + size_t(warps) * kRingBytes;
   const cudaError_t error = allow_shared_memory(moe_down_gathered, shared_bytes);
   if (error != cudaSuccess) return error;
-  return launch(target, {dim3(unsigned(groups), unsigned(parts)), threads, shared_bytes}, moe_down_gathered,
-                plan, warps);
+  return launch(
+      target,
+      {dim3(unsigned(groups), unsigned(plan.parts * args.tokens)), unsigned(32 * warps), shared_bytes},
+      moe_down_gathered, plan);
 }
 
 }  // namespace nibblet

@@ -10,9 +10,6 @@ namespace {
 constexpr int32_t kSkipTokens = 64;
 /// Fewest blocks of 16 inputs of a part.
 constexpr int32_t kPartBlocks = 8;
-/// Fewest tokens for which all columns of the shared expert are read once for all, and the parts that they are cut into.
-constexpr int32_t kDenseTokens = 32;
-constexpr int32_t kDenseParts = 4;
 
 bool is_fragments(const WeightView& view) { return view.layout == Layout::fragments; }
 bool is_columns(const WeightView& view) {
@@ -58,13 +55,7 @@ void share_columns(MoePlan& plan) {
   const MoeArgs& args = plan.args;
   const auto splits = [](int32_t blocks) { return (blocks + kMoeListBlocks - 1) / kMoeListBlocks; };
   plan.routed_splits = splits(blocks_of(args.down.in));
-  plan.dense_shared = plan.has_shared() && args.tokens >= kDenseTokens;
-  plan.shared_splits = 1;
-  if (plan.has_shared()) {
-    const int32_t blocks = blocks_of(args.shared_down.in);
-    plan.shared_splits =
-        plan.dense_shared ? std::clamp(blocks / kPartBlocks, 1, kDenseParts) : splits(blocks);
-  }
+  plan.shared_splits = plan.has_shared() ? splits(blocks_of(args.shared_down.in)) : 1;
   plan.parts = plan.routed_splits * args.top_k + (plan.has_shared() ? plan.shared_splits : 0);
 }
 

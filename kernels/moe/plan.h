@@ -28,12 +28,11 @@ struct MoeTile {
 struct MoePlan {
   MoeArgs args;
   const Step* step;
-  bool alone;         ///< one token, whose experts are nvfp4: no lists, `up` chooses for itself
-  bool skips;         ///< `down` is in columns, of which only those of nonzero activations are read
-  bool dense_shared;  ///< then of the shared expert all columns are read, for all tokens at once
-  bool local_lists;   ///< each block makes `entries` and `tiles` for itself
-  int32_t slices;     ///< of the inputs, for the router; unless alone
-  bool vectors;       ///< rows of x, norm and router can be read 16 bytes at a time
+  bool alone;        ///< one token, whose experts are nvfp4: no lists, `up` chooses for itself
+  bool skips;        ///< `down` is in columns, of which only those of nonzero activations are read
+  bool local_lists;  ///< each block makes `entries` and `tiles` for itself
+  int32_t slices;    ///< of the inputs, for the router; unless alone
+  bool vectors;      ///< rows of x, norm and router can be read 16 bytes at a time
   int32_t normed_stride;
   int32_t width_stride;
   int32_t shared_stride;

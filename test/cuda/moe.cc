@@ -140,21 +140,6 @@ TEST(cuda_moe_few_tokens_of_long_parts) {
   check_layer(layer, 3, 3);
 }
 
-TEST(cuda_moe_dense_shared_expert) {
-  // Three chunks of rows, the last of 16 rows, and 65 blocks of inputs in four parts. Biases added twice would show.
-  MoeLayer layer(make_shape(nvfp4, 272, 4, 2, 32, 1040, 1, 1, true), 3);
-  std::fill(layer.shared_down_bias.begin(), layer.shared_down_bias.end(), 1e3f);
-  CHECK(!plan_of(DeviceMoe(layer, 31)).dense_shared);
-  for (const int32_t capacity : {32, 33, 64}) {
-    const MoePlan plan = plan_of(DeviceMoe(layer, capacity));
-    CHECK(plan.dense_shared);
-    CHECK_EQ(plan.shared_splits, 4);
-    check_layer(layer, capacity, capacity, 7);
-  }
-  check_layer(layer, 17, 32, 4);
-  check_layer(layer, 3, 64);
-}
-
 TEST(cuda_moe_many_tokens) {
   for (const MoeShape& shape : small_shapes()) {
     MoeLayer layer(shape, 5);
