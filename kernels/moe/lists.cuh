@@ -30,7 +30,22 @@ struct MoeLists {
     static_assert(kMoeListedTokens <= 64);
     const MoeArgs& args = plan.args;
     const int32_t thread = int32_t(threadIdx.x), threads = int32_t(blockDim.x), lane = thread % 32;
-    const int32_t experts = args.experts, all = tokens * args.top_k;
+    const int32_t experts = args.experts, all = tokens * args.top_k, room = args.tokens * args.top_k;
+    // Asked for once, and before it is known how many tokens there are.
+    constexpr int kOwn = 2;
+    int32_t own_chosen[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      own_chosen[i] = thread + i * threads < room ? __ldcg(plan.chosen + thread + i * threads) : 0;
+    }
+    const auto for_each_entry = [&](const auto& use) {
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        if (thread + i * threads < all) use(thread + i * threads, own_chosen[i]);
+      }
+#pragma unroll 1
+      for (int32_t i = thread + kOwn * threads; i < all; i += threads) use(i, __ldcg(plan.chosen + i));
+    };
     MoeTile* made_tiles = static_cast<MoeTile*>(memory);
     int32_t* made_entries = reinterpret_cast<int32_t*>(made_tiles + args.tokens * args.top_k);
     uint32_t* masks = reinterpret_cast<uint32_t*>(made_entries + args.tokens * args.top_k);
@@ -38,11 +53,10 @@ struct MoeLists {
 #pragma unroll 1
     for (int32_t i = thread; i < 2 * experts; i += threads) masks[i] = 0;
     __syncthreads();
-#pragma unroll 1
-    for (int32_t i = thread; i < all; i += threads) {
+    for_each_entry([&](int32_t i, int32_t e) {
       const int32_t token = int32_t(uint32_t(i) / uint32_t(args.top_k));
-      atomicOr(masks + 2 * __ldcg(plan.chosen + i) + token / 32, 1u << token % 32);
-    }
+      atomicOr(masks + 2 * e + token / 32, 1u << token % 32);
+    });
     __syncthreads();
     if (thread < 32) {
       // Entries in the low half of a sum, tiles in the high one.
@@ -66,12 +80,11 @@ struct MoeLists {
       if (lane == 0) starts[experts] = before >> 16;
     }
     __syncthreads();
-#pragma unroll 1
-    for (int32_t i = thread; i < all; i += threads) {
-      const int32_t token = int32_t(uint32_t(i) / uint32_t(args.top_k)), e = __ldcg(plan.chosen + i);
+    for_each_entry([&](int32_t i, int32_t e) {
+      const int32_t token = int32_t(uint32_t(i) / uint32_t(args.top_k));
       const uint32_t earlier = masks[2 * e + token / 32] & ((1u << token % 32) - 1);
       made_entries[starts[e] + __popc(earlier) + (token >= 32 ? __popc(masks[2 * e]) : 0)] = i;
-    }
+    });
     __syncthreads();
     entries = made_entries;
     tiles = made_tiles;
