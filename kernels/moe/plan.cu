@@ -10,6 +10,8 @@ namespace {
 constexpr int32_t kSkipTokens = 64;
 /// Fewest blocks of 16 inputs of a part.
 constexpr int32_t kPartBlocks = 8;
+/// Most tokens whose parts are cut in two, so that there are enough of them for all multiprocessors.
+constexpr int32_t kCutTokens = 8;
 
 bool is_fragments(const WeightView& view) { return view.layout == Layout::fragments; }
 bool is_columns(const WeightView& view) {
@@ -50,10 +52,13 @@ void split_columns(MoePlan& plan, const CudaTarget& target) {
   }
 }
 
-/// The columns of several tokens' experts: in as few parts as can be listed.
+/// The columns of several tokens' experts: in parts that can be listed, few unless there are few tokens.
 void share_columns(MoePlan& plan) {
   const MoeArgs& args = plan.args;
-  const auto splits = [](int32_t blocks) { return (blocks + kMoeListBlocks - 1) / kMoeListBlocks; };
+  const auto splits = [&](int32_t blocks) {
+    const int32_t needed = (blocks + kMoeListBlocks - 1) / kMoeListBlocks;
+    return args.tokens <= kCutTokens && blocks >= 2 * needed * kPartBlocks ? 2 * needed : needed;
+  };
   plan.routed_splits = splits(blocks_of(args.down.in));
   plan.shared_splits = plan.has_shared() ? splits(blocks_of(args.shared_down.in)) : 1;
   plan.parts = plan.routed_splits * args.top_k + (plan.has_shared() ? plan.shared_splits : 0);

@@ -119,10 +119,12 @@ TEST(cuda_moe_few_tokens) {
 }
 
 TEST(cuda_moe_of_long_rows) {
-  // Nine chunks of rows, which two blocks of five warps share, and 129 blocks of inputs in two parts, one longer.
+  // Nine chunks of rows, which two blocks of five warps share, and 129 blocks of inputs in two parts, one longer, or four.
   MoeLayer layer(make_shape(nvfp4, 1040, 4, 2, 32, 2064), 3);
-  CHECK_EQ(plan_of(DeviceMoe(layer, 3)).shared_splits, 2);
+  CHECK_EQ(plan_of(DeviceMoe(layer, 9)).shared_splits, 2);
+  CHECK_EQ(plan_of(DeviceMoe(layer, 3)).shared_splits, 4);
   check_layer(layer, 3, 3);
+  check_layer(layer, 3, 9);
   // For `up` of one token more units a warp than it has under way with little shared memory.
   CudaTarget modest = cuda_target();
   modest.shared_bytes = 99 << 10;
@@ -136,8 +138,10 @@ TEST(cuda_moe_few_tokens_of_long_parts) {
   // Added twice they would show.
   std::fill(layer.down_bias.begin(), layer.down_bias.end(), 1e4f);
   std::fill(layer.shared_down_bias.begin(), layer.shared_down_bias.end(), 1e3f);
-  CHECK_EQ(plan_of(DeviceMoe(layer, 3)).routed_splits, 2);
+  CHECK_EQ(plan_of(DeviceMoe(layer, 9)).routed_splits, 2);
+  CHECK_EQ(plan_of(DeviceMoe(layer, 3)).routed_splits, 4);
   check_layer(layer, 3, 3);
+  check_layer(layer, 3, 9);
 }
 
 TEST(cuda_moe_many_tokens) {
