@@ -32,9 +32,16 @@ void load_row(const LinearArgs& args, int32_t token, float* to) {
   for (int32_t k = in; k < round_up(in, kBlockInputs); k++) to[k] = 0.0f;
 }
 
-void prepare(const LinearArgs& args, int32_t row) {
-  int32_t in = args.weight.in;
-  int32_t padded = round_up(in, kBlockInputs);
+int32_t blocks_of(const LinearArgs& args) { return round_up(args.weight.in, kBlockInputs) / kBlockInputs; }
+
+BfpBlock* prepared_blocks(const LinearArgs& args) {
+  return reinterpret_cast<BfpBlock*>(args.prepared + int64_t(args.count) * blocks_of(args) * kBlockInputs);
+}
+
+const BfpKernels* bfp_kernels(const LinearArgs& args) { return args.exact ? nullptr : plan_bfp(args.weight); }
+
+void prepare(const LinearArgs& args, const BfpKernels* bfp, int32_t row) {
+  const int32_t in = args.weight.in, blocks = blocks_of(args), padded = blocks * kBlockInputs;
   float* x = args.prepared + int64_t(row) * padded;
   load_row(args, token_of(args, row), x);
   if (args.norm) {
@@ -51,6 +58,7 @@ void prepare(const LinearArgs& args, int32_t row) {
   } else if (!args.exact) {
     round_to_bf16(x, in);
   }
+  if (bfp) bfp->from_floats(x, blocks, prepared_blocks(args) + int64_t(row) * blocks);
 }
 
 /// Writes outputs [first, last) of one row of y from their raw products, which it overwrites.
@@ -77,17 +85,19 @@ void finish(const LinearArgs& args, int32_t row, float* products, int32_t first,
   }
 }
 
-void multiply(const LinearArgs& args, Matmul matmul, int32_t first, int32_t last) {
-  int32_t padded = round_up(args.weight.in, kBlockInputs);
+/// Outputs [first, last) from rows of x̂ in the form that `matmul` reads, `stride` elements apart.
+template <typename Product, typename Element>
+void multiply(const LinearArgs& args, Product matmul, const Element* prepared, int32_t stride, int32_t first,
+              int32_t last) {
   alignas(64) float products[kTileTokens][kChunkOutputs];
-  const float* x[kTileTokens];
+  const Element* x[kTileTokens];
   float* y[kTileTokens];
   for (int32_t m = 0; m < kTileTokens; m++) y[m] = products[m];
   for (int32_t n = first; n < last; n += kChunkOutputs) {
     int32_t end = n + kChunkOutputs < last ? n + kChunkOutputs : last;
     for (int32_t row = 0; row < args.count; row += kTileTokens) {
       int32_t tile = args.count - row < kTileTokens ? args.count - row : kTileTokens;
-      for (int32_t m = 0; m < tile; m++) x[m] = args.prepared + int64_t(row + m) * padded;
+      for (int32_t m = 0; m < tile; m++) x[m] = prepared + int64_t(row + m) * stride;
       matmul(args.weight, 0, x, tile, n, end, y);
       for (int32_t m = 0; m < tile; m++) finish(args, row + m, products[m], n, end);
     }
@@ -97,14 +107,21 @@ void multiply(const LinearArgs& args, Matmul matmul, int32_t first, int32_t last
 }  // namespace
 
 void linear(const LinearArgs& args, int phase, int worker, int workers) {
+  const BfpKernels* bfp = bfp_kernels(args);
   if (phase == 0) {
     Range range = partition(args.count, worker, workers);
-    for (int64_t row = range.first; row < range.last; row++) prepare(args, int32_t(row));
+    for (int64_t row = range.first; row < range.last; row++) prepare(args, bfp, int32_t(row));
   } else {
     Range range = partition(round_up(args.weight.out, kPanelRows) / kPanelRows, worker, workers);
     int32_t first = int32_t(range.first) * kPanelRows;
     int32_t last = int32_t(range.last) * kPanelRows;
-    multiply(args, plan_matmul(args.weight), first, last < args.weight.out ? last : args.weight.out);
+    last = last < args.weight.out ? last : args.weight.out;
+    if (bfp) {
+      multiply(args, bfp->matmul, prepared_blocks(args), blocks_of(args), first, last);
+    } else {
+      multiply(args, plan_matmul(args.weight), args.prepared, blocks_of(args) * kBlockInputs, first,
+               last);
+    }
   }
 }
 

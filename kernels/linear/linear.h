@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/linear/bfp.h"
 #include "kernels/numerics/dtype.h"
 #include "kernels/step.h"
 #include "kernels/weight.h"
@@ -13,7 +14,8 @@ enum class Activation : uint8_t { none, relu2 };
 /// x̂[t, k] = x[t, k] · rsqrt(mean over k of x[t, k]² + epsilon) · norm[k] where there is a norm (RMSNorm, computed
 /// and multiplied in float32), otherwise x. In normal mode x̂ is then rounded to bf16; in exact mode it stays
 /// float32. With `quantize_input` (W4A4, needs input_scale) x̂ is instead quantised to NVFP4 in blocks of 16 as
-/// numerics/nvfp4.h defines it and the product is multiplied by input_scale. Sums in float32.
+/// numerics/nvfp4.h defines it and the product is multiplied by input_scale. Sums in float32; where plan_bfp has kernels for
+/// the weight and not in exact mode, the product reads x̂ in block floating point, within the bound that matmul.h states.
 /// Phases: 0 prologue into `prepared`, 1 product.
 struct LinearArgs {
   const void* x;  ///< [*, in], f32 or bf16
@@ -32,11 +34,15 @@ struct LinearArgs {
   void* y;   ///< [count, out], f32 or bf16 (rounded to nearest even)
   DType y_type;
   int64_t y_stride;
-  float* prepared;  ///< scratch: count · round_up(in, 16) floats
+  float* prepared;  ///< scratch: linear_scratch_bytes, 64-byte aligned
 };
 
 constexpr int kLinearPhases = 2;
-inline size_t linear_scratch_floats(int64_t count, int32_t in) { return size_t(count) * round_up(in, 16); }
+/// x̂ in rows of round_up(in, 16) floats, and behind them in rows of BfpBlock where it is read as such.
+inline size_t linear_scratch_bytes(int64_t count, int32_t in) {
+  return size_t(count) * size_t(round_up(in, kBlockInputs) / kBlockInputs) *
+         (kBlockInputs * sizeof(float) + sizeof(BfpBlock));
+}
 void linear(const LinearArgs& args, int phase, int worker, int workers);
 
 }  // namespace nibblet

@@ -61,11 +61,10 @@ void activate(const Expert& expert, float* hidden, int32_t first, int32_t last) 
   if (last == width) std::fill(hidden + width, hidden + round_up(width, kBlockInputs), 0.0f);
 }
 
-/// Hidden activations [first, last) of every token of an expert.
-void up(const Expert& expert, int32_t first, int32_t last) {
-  const WeightView& weight = expert.up();
-  const Matmul matmul = plan_matmul(weight);
-  const float* x[kMoeTile];
+/// Hidden activations [first, last) of every token of an expert. @param row  row(token) in the form that `matmul` reads
+template <typename Product, typename Row>
+void up_by(const Expert& expert, Product matmul, Row row, int32_t first, int32_t last) {
+  decltype(row(0)) x[kMoeTile];
   float* y[kMoeTile];
   for (int32_t n = first; n < last; n += kChunk) {
     const int32_t end = std::min(n + kChunk, last);
@@ -73,12 +72,23 @@ void up(const Expert& expert, int32_t first, int32_t last) {
       const int32_t tile = int32_t(std::min<int64_t>(kMoeTile, expert.count() - begin));
       for (int32_t m = 0; m < tile; ++m) {
         const int64_t entry = expert.entry(begin + m);
-        x[m] = expert.scratch.normed_row(expert.token(entry));
+        x[m] = row(expert.token(entry));
         y[m] = expert.hidden(entry) + n;
       }
-      matmul(weight, expert.matrix(), x, tile, n, end, y);
+      matmul(expert.up(), expert.matrix(), x, tile, n, end, y);
       for (int32_t m = 0; m < tile; ++m) activate(expert, y[m] - n, n, end);
     }
+  }
+}
+
+void up(const Expert& expert, int32_t first, int32_t last) {
+  const MoeScratch& scratch = expert.scratch;
+  if (const BfpKernels* bfp = up_bfp(expert.args, expert.up())) {
+    const auto row = [&](int64_t token) -> const BfpBlock* { return scratch.blocks_row(token); };
+    up_by(expert, bfp->matmul, row, first, last);
+  } else {
+    const auto row = [&](int64_t token) -> const float* { return scratch.normed_row(token); };
+    up_by(expert, plan_matmul(expert.up()), row, first, last);
   }
 }
 
