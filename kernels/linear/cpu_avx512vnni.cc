@@ -42,8 +42,8 @@ struct Block {
   __m512 scales;
 
   NIBBLET_INLINE explicit Block(const uint8_t* data) {
-    const __m512i table = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i table =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     const __m512i nibble = _mm512_set1_epi8(15);
     for (int v = 0; v < 2; v++) {
       const __m512i bytes = _mm512_loadu_si512(data + v * 64);

@@ -119,8 +119,7 @@ void linear(const LinearArgs& args, int phase, int worker, int workers) {
     if (bfp) {
       multiply(args, bfp->matmul, prepared_blocks(args), blocks_of(args), first, last);
     } else {
-      multiply(args, plan_matmul(args.weight), args.prepared, blocks_of(args) * kBlockInputs, first,
-               last);
+      multiply(args, plan_matmul(args.weight), args.prepared, blocks_of(args) * kBlockInputs, first, last);
     }
   }
 }

@@ -63,7 +63,8 @@ TEST(bfp_follows_its_definition) {
     for (int binade = -149; binade <= 127; binade++) {
       for (int spread : {1, 4, 30}) check_block(bfp, random_block(random, spread, binade));
     }
-    for (float value : {0.0f, -0.0f, kHuge, -kHuge, kNormal, -kNormal, kSubnormal, 0x1p-113f, 0x1.fffffep-114f}) {
+    for (float value :
+         {0.0f, -0.0f, kHuge, -kHuge, kNormal, -kNormal, kSubnormal, 0x1p-113f, 0x1.fffffep-114f}) {
       check_block(bfp, std::vector<float>(kBlockInputs, value));
       std::vector<float> alone(kBlockInputs, 0.0f);
       alone[5] = value;
@@ -89,8 +90,8 @@ TEST(bfp_keeps_bf16_of_six_binades_and_w4a4_exactly) {
       // The largest stays in its binade.
       for (float& value : x) value = bf16_to_float(uint16_t(std::bit_cast<uint32_t>(value) >> 16));
       x[0] = std::ldexp(1.0f, std::ilogb(*std::max_element(x.begin(), x.end(), [](float a, float b) {
-        return std::fabs(a) < std::fabs(b);
-      })));
+                          return std::fabs(a) < std::fabs(b);
+                        })));
       check_exact(x);
       uint8_t codes[kNvfp4Block];
       const float scale = e4m3_to_float(quantize_nvfp4_block(x.data(), 1.0f, codes));
