@@ -8,6 +8,7 @@
 #include "kernels/numerics/nvfp4.h"
 #include "kernels/numerics/partition.h"
 #include "kernels/numerics/rows.h"
+#include "kernels/simd/dispatch.h"
 
 namespace nibblet {
 namespace {
@@ -19,7 +20,7 @@ constexpr int32_t kTileTokens = 64;
 
 int32_t token_of(const LinearArgs& args, int32_t row) { return args.rows ? args.rows[row].token : row; }
 
-void load_row(const LinearArgs& args, int32_t token, float* to) {
+NIBBLET_VECTORIZED inline void load_row(const LinearArgs& args, int32_t token, float* to) {
   int64_t start = int64_t(token) * args.x_stride;
   int32_t in = args.weight.in;
   if (args.x_type == DType::bf16) {
@@ -35,14 +36,14 @@ void load_row(const LinearArgs& args, int32_t token, float* to) {
 int32_t blocks_of(const LinearArgs& args) { return round_up(args.weight.in, kBlockInputs) / kBlockInputs; }
 
 BfpBlock* prepared_blocks(const LinearArgs& args) {
-  return reinterpret_cast<BfpBlock*>(args.prepared + int64_t(args.count) * blocks_of(args) * kBlockInputs);
+  return reinterpret_cast<BfpBlock*>(args.prepared + int64_t(args.count) * linear_row_floats(args.weight.in));
 }
 
 const BfpKernels* bfp_kernels(const LinearArgs& args) { return args.exact ? nullptr : plan_bfp(args.weight); }
 
-void prepare(const LinearArgs& args, const BfpKernels* bfp, int32_t row) {
+NIBBLET_VECTORIZED inline void prepare(const LinearArgs& args, const BfpKernels* bfp, int32_t row) {
   const int32_t in = args.weight.in, blocks = blocks_of(args), padded = blocks * kBlockInputs;
-  float* x = args.prepared + int64_t(row) * padded;
+  float* x = args.prepared + int64_t(row) * linear_row_floats(in);
   load_row(args, token_of(args, row), x);
   if (args.norm) {
     float mean = dot(x, x, in) / float(in);
@@ -62,7 +63,8 @@ void prepare(const LinearArgs& args, const BfpKernels* bfp, int32_t row) {
 }
 
 /// Writes outputs [first, last) of one row of y from their raw products, which it overwrites.
-void finish(const LinearArgs& args, int32_t row, float* products, int32_t first, int32_t last) {
+NIBBLET_VECTORIZED inline void finish(const LinearArgs& args, int32_t row, float* products, int32_t first,
+                                      int32_t last) {
   const int64_t start = int64_t(row) * args.y_stride + first;
   const int32_t count = last - first;
   if (args.quantize_input) {
@@ -73,8 +75,7 @@ void finish(const LinearArgs& args, int32_t row, float* products, int32_t first,
   }
   if (args.activation == Activation::relu2) relu2(products, count);
   if (args.y_type == DType::bf16) {
-    uint16_t* y = static_cast<uint16_t*>(args.y) + start;
-    for (int32_t i = 0; i < count; i++) y[i] = bf16_from_float(products[i]);
+    store_bf16(products, count, static_cast<uint16_t*>(args.y) + start);
     return;
   }
   float* y = static_cast<float*>(args.y) + start;
@@ -99,7 +100,9 @@ void multiply(const LinearArgs& args, Product matmul, const Element* prepared, i
       int32_t tile = args.count - row < kTileTokens ? args.count - row : kTileTokens;
       for (int32_t m = 0; m < tile; m++) x[m] = prepared + int64_t(row + m) * stride;
       matmul(args.weight, 0, x, tile, n, end, y);
-      for (int32_t m = 0; m < tile; m++) finish(args, row + m, products[m], n, end);
+      run_vectorized([&]() NIBBLET_VECTORIZED {
+        for (int32_t m = 0; m < tile; m++) finish(args, row + m, products[m], n, end);
+      });
     }
   }
 }
@@ -110,7 +113,9 @@ void linear(const LinearArgs& args, int phase, int worker, int workers) {
   const BfpKernels* bfp = bfp_kernels(args);
   if (phase == 0) {
     Range range = partition(args.count, worker, workers);
-    for (int64_t row = range.first; row < range.last; row++) prepare(args, bfp, int32_t(row));
+    run_vectorized([&]() NIBBLET_VECTORIZED {
+      for (int64_t row = range.first; row < range.last; row++) prepare(args, bfp, int32_t(row));
+    });
   } else {
     Range range = partition(round_up(args.weight.out, kPanelRows) / kPanelRows, worker, workers);
     int32_t first = int32_t(range.first) * kPanelRows;
@@ -119,7 +124,7 @@ void linear(const LinearArgs& args, int phase, int worker, int workers) {
     if (bfp) {
       multiply(args, bfp->matmul, prepared_blocks(args), blocks_of(args), first, last);
     } else {
-      multiply(args, plan_matmul(args.weight), args.prepared, blocks_of(args) * kBlockInputs, first, last);
+      multiply(args, plan_matmul(args.weight), args.prepared, linear_row_floats(args.weight.in), first, last);
     }
   }
 }

@@ -38,10 +38,13 @@ struct LinearArgs {
 };
 
 constexpr int kLinearPhases = 2;
-/// x̂ in rows of round_up(in, 16) floats, and behind them in rows of BfpBlock where it is read as such.
-inline size_t linear_scratch_bytes(int64_t count, int32_t in) {
-  return size_t(count) * size_t(round_up(in, kBlockInputs) / kBlockInputs) *
-         (kBlockInputs * sizeof(float) + sizeof(BfpBlock));
+/// Floats between rows of x̂: a cache line more than the inputs, padded. Rows of whole KiB would meet in a few sets of the first
+/// cache, which has fewer ways than a tile tokens.
+constexpr int32_t linear_row_floats(int32_t in) { return round_up(in, kBlockInputs) + 16; }
+/// x̂ in such rows, and behind them in rows of one BfpBlock for 16 inputs where it is read as such.
+constexpr size_t linear_scratch_bytes(int64_t count, int32_t in) {
+  return size_t(count) * (size_t(linear_row_floats(in)) * sizeof(float) +
+                          size_t(round_up(in, kBlockInputs) / kBlockInputs) * sizeof(BfpBlock));
 }
 void linear(const LinearArgs& args, int phase, int worker, int workers);
 

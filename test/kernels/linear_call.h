@@ -59,13 +59,14 @@ struct LinearCall {
   bool block_floating_point() const { return !args.exact && plan_bfp(args.weight) != nullptr; }
 
   float prepared_at(int32_t row, int32_t k) {
-    const int32_t padded = round_up(source.in, kBlockInputs);
+    const int32_t stride = linear_row_floats(source.in),
+                  blocks = round_up(source.in, kBlockInputs) / kBlockInputs;
     if (block_floating_point()) {
-      const float* behind = prepared.as<float>() + int64_t(args.count) * padded;
-      const BfpBlock* blocks = reinterpret_cast<const BfpBlock*>(behind);
-      return bfp_at(blocks[(int64_t(row) * padded + k) / kBlockInputs], k % kBlockInputs);
+      const float* behind = prepared.as<float>() + int64_t(args.count) * stride;
+      const BfpBlock* row_blocks = reinterpret_cast<const BfpBlock*>(behind) + int64_t(row) * blocks;
+      return bfp_at(row_blocks[k / kBlockInputs], k % kBlockInputs);
     }
-    return prepared.as<float>()[int64_t(row) * padded + k];
+    return prepared.as<float>()[int64_t(row) * stride + k];
   }
 
   float y_at(int32_t row, int32_t n) {
