@@ -12,4 +12,13 @@ void mamba(const MambaArgs& args, int phase, int worker, int workers) {
   mamba_portable(args, phase, worker, workers);
 }
 
+void mamba_by_groups(const MambaArgs& args, int, int worker, int workers) {
+  mamba(args, kMambaByGroups, worker, workers);
+}
+
+bool mamba_groups_stand_alone(const MambaArgs& args) {
+  return args.kernel <= kMaxVectorKernel && args.heads / args.groups * args.head_dim % 16 == 0 &&
+         args.state % 16 == 0;
+}
+
 }  // namespace nibblet
