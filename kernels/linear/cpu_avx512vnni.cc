@@ -132,7 +132,8 @@ void multiply(const WeightView& weight, int32_t matrix, const BfpBlock* const* x
   for (int32_t n = first; n < last; n += kPanelRows) {
     const int32_t rows = weight.out - n < kPanelRows ? weight.out - n : kPanelRows;
     const __m512 scales = _mm512_maskz_loadu_ps(__mmask16((1u << rows) - 1), row_scales + n);
-    const Panel panel = {data + size_t(n / kPanelRows) * bytes, weight.in / kBlockInputs,
+    const Panel panel = {data + size_t(n / kPanelRows) * bytes,
+                         round_up(weight.in, kBlockInputs) / kBlockInputs,
                          _mm512_mul_ps(scales, _mm512_set1_ps(128.0f)), n - first};
     // In as few tiles as it takes, of like sizes.
     for (int32_t tiles = (count + kTile - 1) / kTile, done = 0; tiles > 0; tiles--) {
