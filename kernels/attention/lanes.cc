@@ -119,8 +119,8 @@ NIBBLET_ATTENTION_LANES(avx512, [[gnu::target("avx512f,avx512dq,avx512bw,avx512v
 
 const AttentionLanes& attention_lanes() {
 #ifdef __x86_64__
-  if (selected_cpu_variant() == CpuVariant::avx512) return lanes_avx512;
-  if (selected_cpu_variant() == CpuVariant::avx2) return lanes_avx2;
+  if (selected_cpu_variant() >= CpuVariant::avx512) return lanes_avx512;
+  if (selected_cpu_variant() >= CpuVariant::avx2) return lanes_avx2;
 #endif
   return lanes_portable;
 }

@@ -8,6 +8,7 @@
 #include "kernels/numerics/nvfp4.h"
 #include "kernels/numerics/partition.h"
 #include "kernels/numerics/rows.h"
+#include "kernels/simd/dispatch.h"
 
 namespace nibblet {
 namespace {
@@ -19,7 +20,7 @@ constexpr int32_t kTileTokens = 64;
 
 int32_t token_of(const LinearArgs& args, int32_t row) { return args.rows ? args.rows[row].token : row; }
 
-void load_row(const LinearArgs& args, int32_t token, float* to) {
+NIBBLET_VECTORIZED inline void load_row(const LinearArgs& args, int32_t token, float* to) {
   int64_t start = int64_t(token) * args.x_stride;
   int32_t in = args.weight.in;
   if (args.x_type == DType::bf16) {
@@ -32,10 +33,17 @@ void load_row(const LinearArgs& args, int32_t token, float* to) {
   for (int32_t k = in; k < round_up(in, kBlockInputs); k++) to[k] = 0.0f;
 }
 
-void prepare(const LinearArgs& args, int32_t row) {
-  int32_t in = args.weight.in;
-  int32_t padded = round_up(in, kBlockInputs);
-  float* x = args.prepared + int64_t(row) * padded;
+int32_t blocks_of(const LinearArgs& args) { return round_up(args.weight.in, kBlockInputs) / kBlockInputs; }
+
+BfpBlock* prepared_blocks(const LinearArgs& args) {
+  return reinterpret_cast<BfpBlock*>(args.prepared + int64_t(args.count) * linear_row_floats(args.weight.in));
+}
+
+const BfpKernels* bfp_kernels(const LinearArgs& args) { return args.exact ? nullptr : plan_bfp(args.weight); }
+
+NIBBLET_VECTORIZED inline void prepare(const LinearArgs& args, const BfpKernels* bfp, int32_t row) {
+  const int32_t in = args.weight.in, blocks = blocks_of(args), padded = blocks * kBlockInputs;
+  float* x = args.prepared + int64_t(row) * linear_row_floats(in);
   load_row(args, token_of(args, row), x);
   if (args.norm) {
     float mean = dot(x, x, in) / float(in);
@@ -51,10 +59,12 @@ void prepare(const LinearArgs& args, int32_t row) {
   } else if (!args.exact) {
     round_to_bf16(x, in);
   }
+  if (bfp) bfp->from_floats(x, blocks, prepared_blocks(args) + int64_t(row) * blocks);
 }
 
 /// Writes outputs [first, last) of one row of y from their raw products, which it overwrites.
-void finish(const LinearArgs& args, int32_t row, float* products, int32_t first, int32_t last) {
+NIBBLET_VECTORIZED inline void finish(const LinearArgs& args, int32_t row, float* products, int32_t first,
+                                      int32_t last) {
   const int64_t start = int64_t(row) * args.y_stride + first;
   const int32_t count = last - first;
   if (args.quantize_input) {
@@ -65,8 +75,7 @@ void finish(const LinearArgs& args, int32_t row, float* products, int32_t first,
   }
   if (args.activation == Activation::relu2) relu2(products, count);
   if (args.y_type == DType::bf16) {
-    uint16_t* y = static_cast<uint16_t*>(args.y) + start;
-    for (int32_t i = 0; i < count; i++) y[i] = bf16_from_float(products[i]);
+    store_bf16(products, count, static_cast<uint16_t*>(args.y) + start);
     return;
   }
   float* y = static_cast<float*>(args.y) + start;
@@ -77,19 +86,23 @@ void finish(const LinearArgs& args, int32_t row, float* products, int32_t first,
   }
 }
 
-void multiply(const LinearArgs& args, Matmul matmul, int32_t first, int32_t last) {
-  int32_t padded = round_up(args.weight.in, kBlockInputs);
+/// Outputs [first, last) from rows of x̂ in the form that `matmul` reads, `stride` elements apart.
+template <typename Product, typename Element>
+void multiply(const LinearArgs& args, Product matmul, const Element* prepared, int32_t stride, int32_t first,
+              int32_t last) {
   alignas(64) float products[kTileTokens][kChunkOutputs];
-  const float* x[kTileTokens];
+  const Element* x[kTileTokens];
   float* y[kTileTokens];
   for (int32_t m = 0; m < kTileTokens; m++) y[m] = products[m];
   for (int32_t n = first; n < last; n += kChunkOutputs) {
     int32_t end = n + kChunkOutputs < last ? n + kChunkOutputs : last;
     for (int32_t row = 0; row < args.count; row += kTileTokens) {
       int32_t tile = args.count - row < kTileTokens ? args.count - row : kTileTokens;
-      for (int32_t m = 0; m < tile; m++) x[m] = args.prepared + int64_t(row + m) * padded;
+      for (int32_t m = 0; m < tile; m++) x[m] = prepared + int64_t(row + m) * stride;
       matmul(args.weight, 0, x, tile, n, end, y);
-      for (int32_t m = 0; m < tile; m++) finish(args, row + m, products[m], n, end);
+      run_vectorized([&]() NIBBLET_VECTORIZED {
+        for (int32_t m = 0; m < tile; m++) finish(args, row + m, products[m], n, end);
+      });
     }
   }
 }
@@ -97,14 +110,22 @@ void multiply(const LinearArgs& args, Matmul matmul, int32_t first, int32_t last
 }  // namespace
 
 void linear(const LinearArgs& args, int phase, int worker, int workers) {
+  const BfpKernels* bfp = bfp_kernels(args);
   if (phase == 0) {
     Range range = partition(args.count, worker, workers);
-    for (int64_t row = range.first; row < range.last; row++) prepare(args, int32_t(row));
+    run_vectorized([&]() NIBBLET_VECTORIZED {
+      for (int64_t row = range.first; row < range.last; row++) prepare(args, bfp, int32_t(row));
+    });
   } else {
     Range range = partition(round_up(args.weight.out, kPanelRows) / kPanelRows, worker, workers);
     int32_t first = int32_t(range.first) * kPanelRows;
     int32_t last = int32_t(range.last) * kPanelRows;
-    multiply(args, plan_matmul(args.weight), first, last < args.weight.out ? last : args.weight.out);
+    last = last < args.weight.out ? last : args.weight.out;
+    if (bfp) {
+      multiply(args, bfp->matmul, prepared_blocks(args), blocks_of(args), first, last);
+    } else {
+      multiply(args, plan_matmul(args.weight), args.prepared, linear_row_floats(args.weight.in), first, last);
+    }
   }
 }
 

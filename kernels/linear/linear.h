@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/linear/bfp.h"
 #include "kernels/numerics/dtype.h"
 #include "kernels/step.h"
 #include "kernels/weight.h"
@@ -13,7 +14,8 @@ enum class Activation : uint8_t { none, relu2 };
 /// x̂[t, k] = x[t, k] · rsqrt(mean over k of x[t, k]² + epsilon) · norm[k] where there is a norm (RMSNorm, computed
 /// and multiplied in float32), otherwise x. In normal mode x̂ is then rounded to bf16; in exact mode it stays
 /// float32. With `quantize_input` (W4A4, needs input_scale) x̂ is instead quantised to NVFP4 in blocks of 16 as
-/// numerics/nvfp4.h defines it and the product is multiplied by input_scale. Sums in float32.
+/// numerics/nvfp4.h defines it and the product is multiplied by input_scale. Sums in float32; where plan_bfp has kernels for
+/// the weight and not in exact mode, the product reads x̂ in block floating point, within the bound that matmul.h states.
 /// Phases: 0 prologue into `prepared`, 1 product.
 struct LinearArgs {
   const void* x;  ///< [*, in], f32 or bf16
@@ -32,11 +34,18 @@ struct LinearArgs {
   void* y;   ///< [count, out], f32 or bf16 (rounded to nearest even)
   DType y_type;
   int64_t y_stride;
-  float* prepared;  ///< scratch: count · round_up(in, 16) floats
+  float* prepared;  ///< scratch: linear_scratch_bytes, 64-byte aligned
 };
 
 constexpr int kLinearPhases = 2;
-inline size_t linear_scratch_floats(int64_t count, int32_t in) { return size_t(count) * round_up(in, 16); }
+/// Floats between rows of x̂: a cache line more than the inputs, padded. Rows of whole KiB would meet in a few sets of the first
+/// cache, which has fewer ways than a tile tokens.
+constexpr int32_t linear_row_floats(int32_t in) { return round_up(in, kBlockInputs) + 16; }
+/// x̂ in such rows, and behind them in rows of one BfpBlock for 16 inputs where it is read as such.
+constexpr size_t linear_scratch_bytes(int64_t count, int32_t in) {
+  return size_t(count) * (size_t(linear_row_floats(in)) * sizeof(float) +
+                          size_t(round_up(in, kBlockInputs) / kBlockInputs) * sizeof(BfpBlock));
+}
 void linear(const LinearArgs& args, int phase, int worker, int workers);
 
 }  // namespace nibblet

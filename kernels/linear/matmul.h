@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/linear/bfp.h"
 #include "kernels/weight.h"
 
 namespace nibblet {
@@ -29,5 +30,20 @@ void matmul_columns(const WeightView& weight, int32_t matrix, const float* const
 
 /// The variant for a weight's layout on this machine.
 Matmul plan_matmul(const WeightView& weight);
+
+/// The inner product by integer dot products: x as `count` rows of BfpBlock, one for each 16 inputs. Every product and the sum of
+/// a block are exact; what remains is the rounding of one addition a block, in the order of the blocks, and what conversion
+/// took from x: in all at most row_scales[n] · sum over blocks of scale / 2 · sum of the block's |W[n, k]|. Batch-invariant.
+using BfpMatmul = void (*)(const WeightView& weight, int32_t matrix, const BfpBlock* const* x, int32_t count,
+                           int32_t first, int32_t last, float* const* y);
+
+struct BfpKernels {
+  /// `count` blocks of 16 floats.
+  void (*from_floats)(const float* x, int32_t count, BfpBlock* to);
+  BfpMatmul matmul;
+};
+
+/// Null where a weight is not multiplied that way on this machine, and plan_matmul is to be asked.
+const BfpKernels* plan_bfp(const WeightView& weight);
 
 }  // namespace nibblet

@@ -9,6 +9,7 @@ Matmul plan_matmul(const WeightView& weight) {
   const bool columns = weight.layout == Layout::columns;
 #ifdef __x86_64__
   switch (selected_cpu_variant()) {
+    case CpuVariant::avx512vnni:
     case CpuVariant::avx512:
       return columns ? matmul_columns_avx512 : matmul_panels_avx512;
     case CpuVariant::avx2:
@@ -18,6 +19,15 @@ Matmul plan_matmul(const WeightView& weight) {
   }
 #endif
   return columns ? matmul_columns : matmul_panels;
+}
+
+const BfpKernels* plan_bfp(const WeightView& weight) {
+#ifdef __x86_64__
+  static constexpr BfpKernels kVnni = {bfp_from_floats_avx512vnni, matmul_bfp_avx512vnni};
+  const bool fits = weight.format == Format::nvfp4 && weight.layout == Layout::panels;
+  if (fits && selected_cpu_variant() >= CpuVariant::avx512vnni) return &kVnni;
+#endif
+  return nullptr;
 }
 
 }  // namespace nibblet

@@ -46,4 +46,10 @@ void mamba_reference(const MambaArgs& args, int phase, int worker, int workers);
 /// Vectorised over channels and state, same sums in the same order per element.
 void mamba(const MambaArgs& args, int phase, int worker, int workers);
 
+/// All three phases in one, of pairs of a sequence and a group, which depend on nothing outside: for steps so short that barriers
+/// between phases are felt. The same bits. Needs mamba_groups_stand_alone.
+void mamba_by_groups(const MambaArgs& args, int phase, int worker, int workers);
+/// Whether each group's channels are whole vectors, of a kernel that the variants know.
+bool mamba_groups_stand_alone(const MambaArgs& args);
+
 }  // namespace nibblet

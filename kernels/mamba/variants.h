@@ -5,6 +5,9 @@
 /// The instantiations of mixer.inc; plan.cc chooses. All give the same bits.
 namespace nibblet {
 
+/// A phase beside the three: mamba_by_groups.
+constexpr int kMambaByGroups = 3;
+
 void mamba_portable(const MambaArgs& args, int phase, int worker, int workers);
 void mamba_avx2(const MambaArgs& args, int phase, int worker, int workers);
 void mamba_avx512(const MambaArgs& args, int phase, int worker, int workers);

@@ -3,6 +3,7 @@
 #include "kernels/moe/scratch.h"
 #include "kernels/numerics/partition.h"
 #include "kernels/numerics/rows.h"
+#include "kernels/simd/dispatch.h"
 
 namespace nibblet {
 namespace {
@@ -50,7 +51,7 @@ struct Expert {
 };
 
 /// Bias, relu² and rounding of hidden activations [first, last), and the zero padding after the last.
-void activate(const Expert& expert, float* hidden, int32_t first, int32_t last) {
+NIBBLET_VECTORIZED inline void activate(const Expert& expert, float* hidden, int32_t first, int32_t last) {
   const float* bias = expert.up_bias();
   if (bias != nullptr) {
     for (int32_t n = first; n < last; ++n) hidden[n] += bias[n];
@@ -61,11 +62,10 @@ void activate(const Expert& expert, float* hidden, int32_t first, int32_t last) 
   if (last == width) std::fill(hidden + width, hidden + round_up(width, kBlockInputs), 0.0f);
 }
 
-/// Hidden activations [first, last) of every token of an expert.
-void up(const Expert& expert, int32_t first, int32_t last) {
-  const WeightView& weight = expert.up();
-  const Matmul matmul = plan_matmul(weight);
-  const float* x[kMoeTile];
+/// Hidden activations [first, last) of every token of an expert. @param row  row(token) in the form that `matmul` reads
+template <typename Product, typename Row>
+void up_by(const Expert& expert, Product matmul, Row row, int32_t first, int32_t last) {
+  decltype(row(0)) x[kMoeTile];
   float* y[kMoeTile];
   for (int32_t n = first; n < last; n += kChunk) {
     const int32_t end = std::min(n + kChunk, last);
@@ -73,12 +73,25 @@ void up(const Expert& expert, int32_t first, int32_t last) {
       const int32_t tile = int32_t(std::min<int64_t>(kMoeTile, expert.count() - begin));
       for (int32_t m = 0; m < tile; ++m) {
         const int64_t entry = expert.entry(begin + m);
-        x[m] = expert.scratch.normed_row(expert.token(entry));
+        x[m] = row(expert.token(entry));
         y[m] = expert.hidden(entry) + n;
       }
-      matmul(weight, expert.matrix(), x, tile, n, end, y);
-      for (int32_t m = 0; m < tile; ++m) activate(expert, y[m] - n, n, end);
+      matmul(expert.up(), expert.matrix(), x, tile, n, end, y);
+      run_vectorized([&]() NIBBLET_VECTORIZED {
+        for (int32_t m = 0; m < tile; ++m) activate(expert, y[m] - n, n, end);
+      });
     }
+  }
+}
+
+void up(const Expert& expert, int32_t first, int32_t last) {
+  const MoeScratch& scratch = expert.scratch;
+  if (const BfpKernels* bfp = up_bfp(expert.args, expert.up())) {
+    const auto row = [&](int64_t token) -> const BfpBlock* { return scratch.blocks_row(token); };
+    up_by(expert, bfp->matmul, row, first, last);
+  } else {
+    const auto row = [&](int64_t token) -> const float* { return scratch.normed_row(token); };
+    up_by(expert, plan_matmul(expert.up()), row, first, last);
   }
 }
 
@@ -131,6 +144,35 @@ void share_out(const MoeArgs& args, const MoeScratch& scratch, int worker, int w
   }
 }
 
+/// A part of moe_combine's values.
+NIBBLET_VECTORIZED inline void combine(const MoeArgs& args, const MoeScratch& scratch, Range values) {
+  const Expert shared = {args, scratch, args.experts};
+  float sums[kChunk];
+  for (int64_t at = values.first, next = at; at < values.last; at = next) {
+    const int64_t token = at / args.hidden;
+    const int32_t first = int32_t(at % args.hidden);
+    next = std::min({at + kChunk, (token + 1) * args.hidden, values.last});
+    const int32_t count = int32_t(next - at);
+    std::fill(sums, sums + count, 0.0f);
+    const auto add = [&](const Expert& expert, int64_t entry, float share) NIBBLET_VECTORIZED {
+      const float* product = expert.product(entry) + first;
+      const float* bias = expert.down_bias();
+      if (bias == nullptr) {
+        for (int32_t i = 0; i < count; ++i) sums[i] += share * product[i];
+      } else {
+        for (int32_t i = 0; i < count; ++i) sums[i] += share * (product[i] + bias[first + i]);
+      }
+    };
+    // Experts ascend and the shared one comes last, so the order of a token's sum does not depend on other tokens.
+    for (int64_t entry = token * args.top_k; entry < (token + 1) * args.top_k; ++entry) {
+      add({args, scratch, scratch.chosen[entry]}, entry, scratch.weights[entry]);
+    }
+    if (shared.count() > 0) add(shared, token, 1.0f);
+    float* x = args.x + at;
+    for (int32_t i = 0; i < count; ++i) x[i] += sums[i];
+  }
+}
+
 }  // namespace
 
 void moe_up(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers) {
@@ -151,32 +193,8 @@ void moe_down(const MoeArgs& args, const MoeScratch& scratch, int worker, int wo
 }
 
 void moe_combine(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers) {
-  const Expert shared = {args, scratch, args.experts};
   const Range values = partition(int64_t(args.tokens) * args.hidden, worker, workers);
-  float sums[kChunk];
-  for (int64_t at = values.first, next = at; at < values.last; at = next) {
-    const int64_t token = at / args.hidden;
-    const int32_t first = int32_t(at % args.hidden);
-    next = std::min({at + kChunk, (token + 1) * args.hidden, values.last});
-    const int32_t count = int32_t(next - at);
-    std::fill(sums, sums + count, 0.0f);
-    const auto add = [&](const Expert& expert, int64_t entry, float share) {
-      const float* product = expert.product(entry) + first;
-      const float* bias = expert.down_bias();
-      if (bias == nullptr) {
-        for (int32_t i = 0; i < count; ++i) sums[i] += share * product[i];
-      } else {
-        for (int32_t i = 0; i < count; ++i) sums[i] += share * (product[i] + bias[first + i]);
-      }
-    };
-    // Experts ascend and the shared one comes last, so the order of a token's sum does not depend on other tokens.
-    for (int64_t entry = token * args.top_k; entry < (token + 1) * args.top_k; ++entry) {
-      add({args, scratch, scratch.chosen[entry]}, entry, scratch.weights[entry]);
-    }
-    if (shared.count() > 0) add(shared, token, 1.0f);
-    float* x = args.x + at;
-    for (int32_t i = 0; i < count; ++i) x[i] += sums[i];
-  }
+  run_vectorized([&]() NIBBLET_VECTORIZED { combine(args, scratch, values); });
 }
 
 }  // namespace nibblet

@@ -8,6 +8,7 @@
 #include "kernels/numerics/partition.h"
 #include "kernels/numerics/rows.h"
 #include "kernels/simd/cpu.h"
+#include "kernels/simd/dispatch.h"
 
 namespace nibblet {
 namespace {
@@ -138,21 +139,23 @@ void score_portable(const MoeArgs& args, const MoeScratch& scratch, int64_t toke
 
 void moe_normalise(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers) {
   const Range tokens = partition(args.tokens, worker, workers);
-  for (int64_t t = tokens.first; t < tokens.last; ++t) {
-    const float* x = args.x + t * args.hidden;
-    float* normed = scratch.normed_row(t);
-    const float mean = dot(x, x, args.hidden) / float(args.hidden);
-    const float inverse = 1.0f / std::sqrt(mean + args.epsilon);
-    for (int32_t k = 0; k < args.hidden; ++k) normed[k] = x[k] * inverse * args.norm[k];
-    std::fill(normed + args.hidden, normed + scratch.hidden_stride, 0.0f);
-  }
+  run_vectorized([&]() NIBBLET_VECTORIZED {
+    for (int64_t t = tokens.first; t < tokens.last; ++t) {
+      const float* x = args.x + t * args.hidden;
+      float* normed = scratch.normed_row(t);
+      const float mean = dot(x, x, args.hidden) / float(args.hidden);
+      const float inverse = 1.0f / std::sqrt(mean + args.epsilon);
+      for (int32_t k = 0; k < args.hidden; ++k) normed[k] = x[k] * inverse * args.norm[k];
+      std::fill(normed + args.hidden, normed + scratch.hidden_stride, 0.0f);
+    }
+  });
 }
 
 void moe_score(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers) {
   auto* score = score_portable;
 #ifdef __x86_64__
-  if (selected_cpu_variant() == CpuVariant::avx512) score = score_avx512;
-  if (selected_cpu_variant() == CpuVariant::avx2) score = score_avx2;
+  if (selected_cpu_variant() >= CpuVariant::avx2) score = score_avx2;
+  if (selected_cpu_variant() >= CpuVariant::avx512) score = score_avx512;
 #endif
   // By pairs: one token alone still occupies every worker, and the tokens of a tile share the router's rows.
   const int64_t pairs = int64_t(args.tokens) * args.experts;
@@ -172,8 +175,13 @@ void moe_choose(const MoeArgs& args, const MoeScratch& scratch, int worker, int 
     list_entries(args, scratch);
   }
   if (args.exact) return;
-  const Range values = partition(int64_t(args.tokens) * scratch.hidden_stride, worker, workers);
-  round_to_bf16(scratch.normed + values.first, int32_t(values.last - values.first));
+  const Range blocks = partition(int64_t(args.tokens) * scratch.row_blocks(), worker, workers);
+  const int32_t count = int32_t(blocks.last - blocks.first);
+  float* normed = scratch.normed + blocks.first * kBlockInputs;
+  run_vectorized([&]() NIBBLET_VECTORIZED { round_to_bf16(normed, count * kBlockInputs); });
+  const BfpKernels* bfp = up_bfp(args, args.up);
+  if (bfp == nullptr) bfp = up_bfp(args, args.shared_up);
+  if (bfp != nullptr) bfp->from_floats(normed, count, scratch.blocks + blocks.first);
 }
 
 }  // namespace nibblet

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/linear/matmul.h"
 #include "kernels/moe/moe.h"
 
 namespace nibblet {
@@ -10,6 +11,7 @@ constexpr int32_t kMoeTile = 32;
 /// The scratch memory of one call. Rows that Matmul reads or writes are padded to a multiple of 16 floats.
 struct MoeScratch {
   float* normed;     ///< [tokens, hidden, padded] x̂ with zero padding
+  BfpBlock* blocks;  ///< [tokens, hidden / 16, rounded up] x̂ for weights of plan_bfp
   float* hidden;     ///< [tokens · top_k, width, padded], by entry, zero padding
   float* shared;     ///< [tokens, shared width, padded], zero padding
   float* products;   ///< [tokens · top_k, hidden, padded] by entry, then [tokens] of the shared expert
@@ -33,6 +35,7 @@ struct MoeScratch {
     };
     const size_t entry_count = size_t(tokens) * args.top_k;
     take(normed, size_t(tokens) * hidden_stride);
+    take(blocks, size_t(tokens) * row_blocks());
     take(hidden, entry_count * width_stride);
     take(shared, size_t(tokens) * shared_stride);
     take(products, (entry_count + (shared_stride > 0 ? size_t(tokens) : 0)) * hidden_stride);
@@ -45,7 +48,9 @@ struct MoeScratch {
     bytes = offset;
   }
 
+  int32_t row_blocks() const { return hidden_stride / kBlockInputs; }
   float* normed_row(int64_t token) const { return normed + token * hidden_stride; }
+  BfpBlock* blocks_row(int64_t token) const { return blocks + token * row_blocks(); }
   float* hidden_row(int64_t entry) const { return hidden + entry * width_stride; }
   float* product_row(int64_t i) const { return products + i * hidden_stride; }
   float* shared_row(int64_t token) const { return shared + token * shared_stride; }
@@ -54,6 +59,11 @@ struct MoeScratch {
   int32_t width_stride;
   int32_t shared_stride;
 };
+
+/// As plan_bfp for the weight of an `up` or a shared `up`.
+inline const BfpKernels* up_bfp(const MoeArgs& args, const WeightView& weight) {
+  return args.exact || weight.data == nullptr ? nullptr : plan_bfp(weight);
+}
 
 void moe_normalise(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers);
 void moe_score(const MoeArgs& args, const MoeScratch& scratch, int worker, int workers);

@@ -44,8 +44,8 @@ void read_words(const ReadArgs& args, int, int worker, int workers) {
   const Range rounds = partition(int64_t(args.count / kRound), worker, workers);
   auto* sum = sum_portable;
 #ifdef __x86_64__
-  if (selected_cpu_variant() == CpuVariant::avx512) sum = sum_avx512;
-  if (selected_cpu_variant() == CpuVariant::avx2) sum = sum_avx2;
+  if (selected_cpu_variant() >= CpuVariant::avx2) sum = sum_avx2;
+  if (selected_cpu_variant() >= CpuVariant::avx512) sum = sum_avx512;
 #endif
   args.sums[worker] = sum(args.words + size_t(rounds.first) * kRound, size_t(rounds.last - rounds.first));
 }

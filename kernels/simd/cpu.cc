@@ -7,24 +7,25 @@
 namespace nibblet {
 namespace {
 
-constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512vnni"};
 
 bool machine_has(CpuVariant variant) {
 #if defined(__x86_64__) && defined(__GNUC__)
   __builtin_cpu_init();
   bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (variant == CpuVariant::avx2) return avx2;
-  if (variant == CpuVariant::avx512) {
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  }
+  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (variant == CpuVariant::avx512) return avx512;
+  if (variant == CpuVariant::avx512vnni) return avx512 && __builtin_cpu_supports("avx512vnni");
 #endif
   return variant == CpuVariant::portable;
 }
 
 CpuVariant best() {
-  if (machine_has(CpuVariant::avx512)) return CpuVariant::avx512;
-  return machine_has(CpuVariant::avx2) ? CpuVariant::avx2 : CpuVariant::portable;
+  int variant = int(std::size(kNames)) - 1;
+  while (!machine_has(CpuVariant(variant))) variant--;
+  return CpuVariant(variant);
 }
 
 std::atomic<CpuVariant>& selection() {

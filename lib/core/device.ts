@@ -73,7 +73,7 @@ export class Device {
     return native().physicalCores()
   }
 
-  /** The instruction set that the CPU kernels use: portable, avx2 or avx512; the environment's NIBBLET_CPU forces one. */
+  /** The instruction set that the CPU kernels use: portable, avx2, avx512 or avx512vnni; the environment's NIBBLET_CPU forces one. */
   static cpuVariant(): string {
     return native().cpuVariant()
   }

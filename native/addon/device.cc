@@ -9,9 +9,9 @@ namespace nibblet {
 void choose_cpu_variant() {
   const char* name = std::getenv("NIBBLET_CPU");
   if (name == nullptr || *name == 0 || select_cpu_variant(name)) return;
-  throw invalid(
-      std::string("NIBBLET_CPU is '") + name +
-      "': expected portable, avx2 or avx512, and one that this processor has; unset it to take the best");
+  throw invalid(std::string("NIBBLET_CPU is '") + name +
+                "': expected portable, avx2, avx512 or avx512vnni, and one that this processor has; unset it "
+                "to take the best");
 }
 
 void export_device(Napi::Env env, Napi::Object exports) {

@@ -22,7 +22,7 @@ inline std::vector<float> random_floats(size_t count, uint32_t seed) {
 template <typename Body>
 void for_each_cpu_variant(Body body) {
   std::string before = cpu_variant();
-  for (const char* name : {"portable", "avx2", "avx512"}) {
+  for (const char* name : {"portable", "avx2", "avx512", "avx512vnni"}) {
     if (select_cpu_variant(name)) body();
   }
   select_cpu_variant(before.c_str());

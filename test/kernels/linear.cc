@@ -2,84 +2,16 @@
 
 #include <algorithm>
 
-#include "kernels/linear/matmul.h"
 #include "kernels/numerics/bf16.h"
 #include "kernels/numerics/e2m1.h"
 #include "kernels/numerics/e4m3.h"
 #include "kernels/numerics/nvfp4.h"
-#include "test/kernels/harness.h"
-#include "test/kernels/inputs.h"
-#include "test/kernels/weights.h"
+#include "test/kernels/linear_call.h"
 
 using namespace nibblet;
 using namespace nibblet::test;
 
 namespace {
-
-/// One call of linear with buffers of its own; fields may be changed before run().
-struct LinearCall {
-  RandomWeight source;
-  PackedWeight weight;
-  int32_t count;
-  std::vector<float> x;
-  std::vector<uint16_t> x_bf16;
-  std::vector<float> norm;
-  std::vector<float> bias;
-  GuardedBytes prepared;
-  GuardedBytes y;
-  LinearArgs args{};
-
-  LinearCall(Format format, Layout layout, int32_t out, int32_t in, int32_t count, DType y_type = DType::f32)
-      : source(format, out, in, 21),
-        weight(source, layout),
-        count(count),
-        x(random_floats(size_t(count) * size_t(in), 22)),
-        norm(random_floats(size_t(in), 23)),
-        bias(random_floats(size_t(out), 24)),
-        prepared(linear_scratch_floats(count, in) * sizeof(float), 0xff),
-        y(size_t(count) * size_t(out) * dtype_bytes(y_type), 0xff) {
-    for (float value : x) x_bf16.push_back(bf16_from_float(value));
-    args.x = x.data();
-    args.x_type = DType::f32;
-    args.x_stride = in;
-    args.count = count;
-    args.epsilon = 1e-5f;
-    args.weight = weight.view;
-    args.y = y.data();
-    args.y_type = y_type;
-    args.y_stride = out;
-    args.prepared = prepared.as<float>();
-  }
-
-  void run(int workers = 2) {
-    for (int phase = 0; phase < kLinearPhases; phase++) {
-      for (int worker = 0; worker < workers; worker++) linear(args, phase, worker, workers);
-    }
-    CHECK(prepared.guards_intact());
-    CHECK(y.guards_intact());
-  }
-
-  float prepared_at(int32_t row, int32_t k) {
-    return prepared.as<float>()[int64_t(row) * round_up(source.in, kBlockInputs) + k];
-  }
-
-  float y_at(int32_t row, int32_t n) {
-    int64_t index = int64_t(row) * args.y_stride + n;
-    return args.y_type == DType::bf16 ? bf16_to_float(y.as<uint16_t>()[index]) : y.as<float>()[index];
-  }
-
-  /// The product of the prepared inputs in float64, and its error bound.
-  std::pair<double, double> product(int32_t row, int32_t n) {
-    double sum = 0, magnitudes = 0;
-    for (int32_t k = 0; k < source.in; k++) {
-      double term = double(prepared_at(row, k)) * source.value(n, k);
-      sum += term;
-      magnitudes += std::fabs(term);
-    }
-    double scale = source.row_scales[size_t(n)];
-    return {sum * scale, dot_bound(sum * scale, magnitudes * scale, source.in)};
-  }
-};
 
 constexpr Layout kLayouts[] = {Layout::rows, Layout::panels};
 
@@ -95,7 +27,13 @@ TEST(linear_product_and_bf16_rounding) {
         call.run();
         for (int32_t m = 0; m < 5; m++) {
           for (int32_t k = 0; k < 48; k++) {
-            CHECK_EQ(call.prepared_at(m, k), round_to_bf16(call.x[size_t(m * 48 + k)]));
+            const float rounded = round_to_bf16(call.x[size_t(m * 48 + k)]);
+            float block[kBlockInputs];
+            for (int i = 0; i < kBlockInputs; i++) {
+              block[i] = round_to_bf16(call.x[size_t(m * 48 + k / kBlockInputs * kBlockInputs + i)]);
+            }
+            const double bound = call.block_floating_point() ? bfp_error(block, kBlockInputs) : 0;
+            CHECK_NEAR(call.prepared_at(m, k), rounded, bound);
           }
           for (int32_t n = 0; n < 37; n++) {
             auto [exact, bound] = call.product(m, n);
@@ -206,14 +144,32 @@ TEST(linear_adds_to_y) {
 }
 
 TEST(linear_relu2_keeps_nan) {
-  LinearCall call(Format::bf16, Layout::panels, 16, 16, 2);
-  call.args.activation = Activation::relu2;
-  call.x[3] = NAN;
-  call.run();
-  for (int32_t n = 0; n < 16; n++) {
-    CHECK(std::isnan(call.y_at(0, n)));
-    CHECK(!std::isnan(call.y_at(1, n)));
-  }
+  for_each_cpu_variant([] {
+    for (Format format : kFormats) {
+      LinearCall call(format, Layout::panels, 16, 16, 2);
+      call.args.activation = Activation::relu2;
+      call.x[3] = NAN;
+      call.run();
+      for (int32_t n = 0; n < 16; n++) {
+        CHECK(std::isnan(call.y_at(0, n)));
+        CHECK(!std::isnan(call.y_at(1, n)));
+      }
+    }
+  });
+}
+
+TEST(linear_infinity_does_not_become_finite) {
+  for_each_cpu_variant([] {
+    for (float infinity : {INFINITY, -INFINITY}) {
+      LinearCall call(Format::nvfp4, Layout::panels, 33, 48, 3);
+      call.x[48 + 20] = infinity;
+      call.run();
+      for (int32_t n = 0; n < 33; n++) {
+        CHECK(!std::isfinite(call.y_at(1, n)));
+        CHECK(std::isfinite(call.y_at(0, n)) && std::isfinite(call.y_at(2, n)));
+      }
+    }
+  });
 }
 
 TEST(linear_selected_rows) {
@@ -247,26 +203,29 @@ TEST(linear_y_stride) {
 }
 
 TEST(linear_quantized_input) {
-  for (Layout layout : kLayouts) {
-    LinearCall call(Format::nvfp4, layout, 19, 48, 3);
-    float input_scale = 1.0f / 2688 / 2;  // half the range, so that some blocks saturate
-    call.args.weight.input_scale = input_scale;
-    call.args.quantize_input = true;
-    call.run();
-    for (int32_t m = 0; m < 3; m++) {
-      for (int32_t block = 0; block < 48; block += 16) {
-        uint8_t codes[16];
-        uint8_t scale = quantize_nvfp4_block(&call.x[size_t(m * 48 + block)], input_scale, codes);
-        for (int32_t k = 0; k < 16; k++) {
-          CHECK_EQ(double(call.prepared_at(m, block + k)), e2m1_value(codes[k]) * e4m3_value(scale));
+  for_each_cpu_variant([] {
+    for (Layout layout : kLayouts) {
+      LinearCall call(Format::nvfp4, layout, 19, 48, 3);
+      float input_scale = 1.0f / 2688 / 2;  // half the range, so that some blocks saturate
+      call.args.weight.input_scale = input_scale;
+      call.args.quantize_input = true;
+      call.run();
+      for (int32_t m = 0; m < 3; m++) {
+        for (int32_t block = 0; block < 48; block += 16) {
+          uint8_t codes[16];
+          uint8_t scale = quantize_nvfp4_block(&call.x[size_t(m * 48 + block)], input_scale, codes);
+          for (int32_t k = 0; k < 16; k++) {
+            CHECK_EQ(double(call.prepared_at(m, block + k)), e2m1_value(codes[k]) * e4m3_value(scale));
+          }
+        }
+        for (int32_t n = 0; n < 19; n++) {
+          auto [value, bound] = call.product(m, n);
+          CHECK_NEAR(call.y_at(m, n), value * input_scale,
+                     bound * input_scale + half_ulp(value * input_scale));
         }
       }
-      for (int32_t n = 0; n < 19; n++) {
-        auto [value, bound] = call.product(m, n);
-        CHECK_NEAR(call.y_at(m, n), value * input_scale, bound * input_scale + half_ulp(value * input_scale));
-      }
     }
-  }
+  });
 }
 
 TEST(linear_workers_give_the_same_bits) {

@@ -21,6 +21,14 @@ MambaRun run_of(Op op, int workers = 1) {
   return [=](const MambaArgs& args, int32_t) { run_phases(op, kMambaPhases, args, workers); };
 }
 
+/// In one phase, where a shape allows that.
+MambaRun by_groups(int workers = 1) {
+  return [=](const MambaArgs& args, int32_t) {
+    if (!mamba_groups_stand_alone(args)) return run_phases(mamba, kMambaPhases, args, workers);
+    run_phases(mamba_by_groups, 1, args, workers);
+  };
+}
+
 void check_batch(Op op) {
   check_mamba_batch(run_of(op), {run_of(op, 2), run_of(op, 3), run_of(op, 7)}, kShapes);
 }
@@ -36,6 +44,8 @@ void check_variants_agree() {
     for_each_cpu_variant([&] {
       layers.emplace_back(shape, 1, 5);
       outputs.push_back(layers.back().run(run_of(mamba), batch, projected));
+      layers.emplace_back(shape, 1, 5);
+      outputs.push_back(layers.back().run(by_groups(), batch, projected));
     });
     for (size_t i = 1; i < layers.size(); ++i) {
       CHECK(outputs[i] == outputs[0]);
@@ -57,6 +67,12 @@ TEST(mamba_pieces) {
 }
 TEST(mamba_batch) {
   for_each_cpu_variant([] { check_batch(mamba); });
+}
+TEST(mamba_by_groups) {
+  for_each_cpu_variant([] {
+    check_mamba_pieces(by_groups(), kShapes);
+    check_mamba_batch(by_groups(), {by_groups(2), by_groups(3), run_of(mamba)}, kShapes);
+  });
 }
 TEST(mamba_variants_agree) { check_variants_agree(); }
 

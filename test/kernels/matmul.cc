@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "test/kernels/bfp_bound.h"
 #include "test/kernels/harness.h"
 #include "test/kernels/inputs.h"
 #include "test/kernels/weights.h"
@@ -34,7 +35,27 @@ struct Product {
 
   void run(Matmul matmul, const WeightView& weight, int32_t matrix, int32_t first, int32_t last) {
     matmul(weight, matrix, x_rows.data(), count, first, last, y_rows.data());
-    for (GuardedBytes& row : y) CHECK(row.guards_intact());
+    check_guards();
+  }
+
+  /// By what linear and moe take for such a weight.
+  void run_planned(const WeightView& weight, int32_t matrix, int32_t first, int32_t last) {
+    const BfpKernels* bfp = plan_bfp(weight);
+    if (bfp == nullptr) return run(plan_matmul(weight), weight, matrix, first, last);
+    const int32_t blocks = stride / kBlockInputs;
+    std::vector<BfpBlock> converted(x.size() / kBlockInputs);
+    std::vector<const BfpBlock*> rows;
+    for (int32_t m = 0; m < count; m++) {
+      BfpBlock* to = &converted[size_t(m * blocks)];
+      bfp->from_floats(x_rows[size_t(m)], blocks, to);
+      rows.push_back(to);
+    }
+    bfp->matmul(weight, matrix, rows.data(), count, first, last, y_rows.data());
+    check_guards();
+  }
+
+  void check_guards() const {
+    for (const GuardedBytes& row : y) CHECK(row.guards_intact());
   }
 };
 
@@ -43,10 +64,12 @@ struct Shape {
   int32_t in;
 };
 
-/// The sum in float64 times the row scale, and the error bound.
+/// The sum in float64 times the row scale, the error bound, and the bound with inputs in block floating point.
 struct Exact {
   double value;
   double bound;
+  double bfp_bound;
+  double bound_of(const WeightView& weight) const { return plan_bfp(weight) ? bfp_bound : bound; }
 };
 
 std::vector<double> row_values(const RandomWeight& source, int32_t n) {
@@ -56,13 +79,15 @@ std::vector<double> row_values(const RandomWeight& source, int32_t n) {
 }
 
 Exact exact(const std::vector<double>& row, double scale, const float* x) {
-  double sum = 0, magnitudes = 0;
+  double sum = 0, magnitudes = 0, converted = 0;
   for (size_t k = 0; k < row.size(); k++) {
     double term = x[k] * row[k];
     sum += term;
     magnitudes += std::fabs(term);
+    converted += bfp_error(x + k / 16 * 16, int32_t(row.size() - k / 16 * 16)) * std::fabs(row[k]);
   }
-  return {sum * scale, dot_bound(sum * scale, magnitudes * scale, int32_t(row.size()))};
+  const double bound = dot_bound(sum * scale, magnitudes * scale, int32_t(row.size()));
+  return {sum * scale, bound, bound + converted * scale};
 }
 
 /// Reference against float64, and every variant against the reference, on outputs [first, last).
@@ -80,10 +105,10 @@ void check_range(const RandomWeight& source, const PackedWeight& rows, const Pac
   }
   for_each_cpu_variant([&] {
     Product variant(count, source.in, last - first, 11);
-    variant.run(plan_matmul(packed.view), packed.view, 0, first, last);
+    variant.run_planned(packed.view, 0, first, last);
     for (int32_t m = 0; m < count; m++) {
       for (int32_t n = first; n < last; n++) {
-        double bound = expected[size_t((n - first) * count + m)].bound;
+        double bound = expected[size_t((n - first) * count + m)].bound_of(packed.view);
         CHECK_NEAR(variant.y_rows[size_t(m)][n - first], reference.y_rows[size_t(m)][n - first], bound);
       }
     }
@@ -144,12 +169,11 @@ TEST(matmul_batch_and_range_do_not_change_bits) {
       RandomWeight source(format, 70, 208, 12);
       for (Layout layout : layouts(format)) {
         PackedWeight packed(source, layout);
-        Matmul matmul = plan_matmul(packed.view);
         Product batch(33, source.in, source.out, 13);
-        batch.run(matmul, packed.view, 0, 0, source.out);
+        batch.run_planned(packed.view, 0, 0, source.out);
         for (int32_t count = 1; count <= 17; count++) {
           Product part(count, source.in, source.out, 13);
-          part.run(matmul, packed.view, 0, 0, source.out);
+          part.run_planned(packed.view, 0, 0, source.out);
           for (int32_t m = 0; m < count; m++) {
             CHECK(same_bits(part.y_rows[size_t(m)], batch.y_rows[size_t(m)], source.out));
           }
@@ -157,7 +181,7 @@ TEST(matmul_batch_and_range_do_not_change_bits) {
         for (int32_t first : {0, 16, 64}) {
           for (int32_t last : {first + 1, first + 5, source.out}) {
             Product range(5, source.in, last - first, 13);
-            range.run(matmul, packed.view, 0, first, last);
+            range.run_planned(packed.view, 0, first, last);
             for (size_t m = 0; m < 5; m++) {
               CHECK(same_bits(range.y_rows[m], batch.y_rows[m] + first, last - first));
             }
@@ -187,13 +211,13 @@ TEST(matmul_chooses_the_matrix) {
       for_each_cpu_variant([&] {
         for (int32_t matrix = 0; matrix < 3; matrix++) {
           Product product(2, 32, 20, 14);
-          product.run(plan_matmul(view), view, matrix, 0, 20);
+          product.run_planned(view, matrix, 0, 20);
           const RandomWeight& source = sources[size_t(matrix)];
           for (int32_t m = 0; m < 2; m++) {
             for (int32_t n = 0; n < 20; n++) {
               Exact expected =
                   exact(row_values(source, n), source.row_scales[size_t(n)], product.x_rows[size_t(m)]);
-              CHECK_NEAR(product.y_rows[size_t(m)][n], expected.value, expected.bound);
+              CHECK_NEAR(product.y_rows[size_t(m)][n], expected.value, expected.bound_of(view));
             }
           }
         }
@@ -259,7 +283,7 @@ TEST(matmul_decodes_every_code_and_scale) {
           Product product(1, 48, 256, 16);
           std::fill(product.x.begin(), product.x.end(), 0.0f);
           product.x[size_t(k)] = 1.0f;
-          product.run(plan_matmul(packed.view), packed.view, 0, 0, 256);
+          product.run_planned(packed.view, 0, 0, 256);
           for (int32_t n = 0; n < 256; n++) CHECK_EQ(double(product.y_rows[0][n]), source.value(n, k));
         }
       });

@@ -33,16 +33,19 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 void check_oracle(const MoeShape& shape, int32_t tokens) {
   MoeLayer layer(shape, 3);
   const std::vector<float> x = random_rows(shape, tokens, 17);
-  std::vector<Bounded> expected;
+  std::vector<Bounded> expected[2];  // whether in block floating point
   for (int32_t t = 0; t < tokens; ++t) {
-    double margin = 1;
-    const std::vector<Bounded> y = layer.oracle(x.data() + t * shape.hidden, margin);
-    CHECK(margin > 1e-5);  // the seed leaves no choice to rounding
-    expected.insert(expected.end(), y.begin(), y.end());
+    for (const bool bfp : {false, true}) {
+      double margin = 1;
+      const std::vector<Bounded> y = layer.oracle(x.data() + t * shape.hidden, margin, bfp);
+      CHECK(margin > 1e-5);  // the seed leaves no choice to rounding
+      expected[bfp].insert(expected[bfp].end(), y.begin(), y.end());
+    }
   }
   for_each_cpu_variant([&] {
     const std::vector<float> y = layer.run(x);
-    for (size_t i = 0; i < y.size(); ++i) CHECK_NEAR(y[i], expected[i].value, expected[i].error);
+    const std::vector<Bounded>& bounds = expected[layer.block_floating_point()];
+    for (size_t i = 0; i < y.size(); ++i) CHECK_NEAR(y[i], bounds[i].value, bounds[i].error);
   });
 }
 
@@ -117,15 +120,19 @@ TEST(moe_ties) {
 
 TEST(moe_nan) {
   // A NaN row stays in its row and does not crash the routing.
-  MoeLayer layer(kShapes[0], 5);
-  std::vector<float> x = random_rows(kShapes[0], 3, 29);
-  const std::vector<float> clean = layer.run(x);
-  x[size_t(kShapes[0].hidden) + 1] = std::nanf("");
-  const std::vector<float> y = layer.run(x);
-  const size_t row = kShapes[0].hidden;
-  CHECK(std::memcmp(y.data(), clean.data(), row * sizeof(float)) == 0);
-  CHECK(std::memcmp(y.data() + 2 * row, clean.data() + 2 * row, row * sizeof(float)) == 0);
-  for (size_t i = row; i < 2 * row; ++i) CHECK(std::isnan(y[i]));
+  for_each_cpu_variant([] {
+    for (const MoeShape& shape : {kShapes[0], kShapes[1], kShapes[3]}) {
+      MoeLayer layer(shape, 5);
+      std::vector<float> x = random_rows(shape, 3, 29);
+      const std::vector<float> clean = layer.run(x);
+      const size_t row = shape.hidden;
+      x[row + 1] = std::nanf("");
+      const std::vector<float> y = layer.run(x);
+      CHECK(std::memcmp(y.data(), clean.data(), row * sizeof(float)) == 0);
+      CHECK(std::memcmp(y.data() + 2 * row, clean.data() + 2 * row, row * sizeof(float)) == 0);
+      for (size_t i = row; i < 2 * row; ++i) CHECK(std::isnan(y[i]));
+    }
+  });
 }
 
 }  // namespace nibblet::test

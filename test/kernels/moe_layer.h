@@ -6,8 +6,10 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/linear/matmul.h"
 #include "kernels/moe/moe.h"
 #include "test/kernels/batch.h"
+#include "test/kernels/bfp_bound.h"
 #include "test/kernels/bounded.h"
 #include "test/kernels/weights.h"
 
@@ -135,8 +137,11 @@ struct MoeLayer {
     return x;
   }
 
+  /// Whether the experts read x̂ in block floating point.
+  bool block_floating_point() const { return !shape.exact && plan_bfp(up.view) != nullptr; }
+
   /// One token by the formulas of the header. `margin` becomes the least distance of a choice from another one.
-  std::vector<Bounded> oracle(const float* x, double& margin) const {
+  std::vector<Bounded> oracle(const float* x, double& margin, bool bfp = false) const {
     const MoeShape& s = shape;
     BoundedSum squares;
     for (int32_t k = 0; k < s.hidden; ++k) squares.add(Bounded(x[k]) * Bounded(x[k]));
@@ -151,6 +156,7 @@ struct MoeLayer {
     }
     const std::vector<int32_t> chosen = choose(scores, margin);
     if (!s.exact) std::transform(input.begin(), input.end(), input.begin(), to_bf16);
+    if (bfp) add_conversion_errors(input);
 
     Bounded weight_sum;
     for (const int32_t e : chosen) weight_sum = weight_sum + scores[e];
@@ -171,6 +177,17 @@ struct MoeLayer {
   }
 
  private:
+  static void add_conversion_errors(std::vector<Bounded>& input) {
+    for (size_t block = 0; block < input.size(); block += kBlockInputs) {
+      const size_t end = std::min(block + kBlockInputs, input.size());
+      double largest = 0;
+      for (size_t k = block; k < end; ++k) {
+        largest = std::max(largest, std::fabs(input[k].value) + input[k].error);
+      }
+      for (size_t k = block; k < end; ++k) input[k].error += bfp_scale(largest) / 2;
+    }
+  }
+
   /// The `keep` largest, ties to the lower index, ascending.
   static std::vector<int32_t> largest(const std::vector<double>& values, int32_t keep, double& margin) {
     std::vector<int32_t> order(values.size());

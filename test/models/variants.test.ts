@@ -9,7 +9,7 @@ import { rounds } from '../helpers/child.js'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 const full = process.env.NIBBLET_FULL === '1'
-const variants = ['portable', 'avx2', 'avx512']
+const variants = ['portable', 'avx2', 'avx512', 'avx512vnni']
 
 interface Ended {
   code: number | null

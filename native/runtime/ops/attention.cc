@@ -1,5 +1,6 @@
 #include "kernels/attention/attention.h"
 
+#include <climits>
 #include <cmath>
 
 #include "native/runtime/ops.h"
@@ -75,7 +76,10 @@ class Attention : public OpCommand {
       const Sequence& sequence = step.sequences[s];
       work += 2.0 * sequence.count * (sequence.position + sequence.count) * args.heads * args.head_dim;
     }
-    run_phases(execution, exact_ ? attention_reference : attention, kAttentionPhases, args, work);
+    // Appending a few tokens is done sooner than the pool is awake.
+    const bool few = double(step.tokens) * args.kv_heads * args.head_dim < kWakeWork;
+    const auto most = [&](int phase) { return phase == 0 && few ? 1 : INT_MAX; };
+    run_phases(execution, exact_ ? attention_reference : attention, kAttentionPhases, args, work, most);
   }
 
 #if NIBBLET_CUDA

@@ -58,7 +58,7 @@ class Linear : public OpCommand {
       return;
     }
 #endif
-    workspace_ = call.stream->workspace(linear_scratch_floats(capacity_, args_.weight.in) * sizeof(float));
+    workspace_ = call.stream->workspace(linear_scratch_bytes(capacity_, args_.weight.in));
     args_.prepared = reinterpret_cast<float*>(workspace_->data());
   }
 

@@ -80,6 +80,13 @@ class Mamba : public OpCommand {
     MambaArgs args = args_;
     args.step = execution.step;
     double work = 2.0 * args.step->tokens * args.heads * args.head_dim * args.state;
+    const int64_t groups = int64_t(args.step->sequence_count) * args.groups;
+    const bool decodes = args.step->tokens == args.step->sequence_count;
+    // Where they cannot be shared out evenly a barrier costs less than waiting for who has one more.
+    const bool even = groups % execution.threads == 0 || groups >= 8 * execution.threads;
+    if (!exact_ && decodes && even && mamba_groups_stand_alone(args)) {
+      return run_phases(execution, mamba_by_groups, 1, args, work);
+    }
     run_phases(execution, exact_ ? mamba_reference : mamba, kMambaPhases, args, work);
   }
 
