@@ -9,6 +9,8 @@ namespace nibblet::columns {
 constexpr uint32_t kScaleUnit = 0x7e807e80u;
 /// What a weight comes out as, W · 2⁻¹²⁰, is made up for by 2⁶⁰ twice: an activation is multiplied by it, and so is the sum.
 constexpr float kHalfUnit = 0x1p60f;
+/// The same twice in bf16.
+constexpr uint32_t kHalfUnits = 0x5d805d80u;
 
 /// Nibbles n and n + 4 of a word, as bf16 times 2⁻¹²⁶.
 template <int n>

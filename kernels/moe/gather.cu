@@ -12,7 +12,7 @@ namespace {
 using moe_live::kStepBlocks;
 using moe_live::kStepColumns;
 using moe_live::List;
-using moe_live::Step;
+using moe_live::ListStep;
 
 /// Most warps of a block, which all have the same columns and 128 rows each.
 constexpr int kMostWarps = 7;
@@ -57,7 +57,7 @@ struct Codes {
 struct Activations {
   uint32_t pairs[2];
 
-  __device__ Activations(const List& list, const Step& step, int32_t g, int32_t t) {
+  __device__ Activations(const List& list, const ListStep& step, int32_t g, int32_t t) {
     const moe_live::Column* columns = list.columns + step.first + 2 * t;
     const auto own = [&](int32_t i) {
       const uint32_t use = columns[i].use;
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks) moe_down_gathered(const
   const uint8_t* const codes = data + size_t(chunk) * 64 + size_t(t) * 16;
   const uint8_t* const scales =
       data + column_scales_offset(out) + size_t(chunk) * kColumnRows + size_t(t) * 16;
-  const auto fetch = [&](const Step& step, uint8_t* stage) {
+  const auto fetch = [&](const ListStep& step, uint8_t* stage) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int32_t column = g + i * 8;
@@ -194,18 +194,18 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks) moe_down_gathered(const
     }
     copy_async_commit();
   };
-  Step step(list, 0), ahead = step;
+  ListStep step(list, 0), ahead = step;
 #pragma unroll 1
   for (int i = 0; i < kStages; ++i) {
     fetch(ahead, ring + i * kStageBytes);
-    ahead = Step(list, ahead.end);
+    ahead = ListStep(list, ahead.end);
   }
   float sums[kPanels][2] = {};
   uint8_t* stage = ring;
 #pragma unroll 1
   while (step.first < step.end) {
     const Activations activations(list, step, g, t);
-    step = Step(list, step.end);
+    step = ListStep(list, step.end);
     copy_async_wait<kStages - 1>();
     __syncwarp();
     const Codes own(stage, g, t);
@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks) moe_down_gathered(const
     add_panels<3>(own, activations, second, sums);
     __syncwarp();
     fetch(ahead, stage);
-    ahead = Step(list, ahead.end);
+    ahead = ListStep(list, ahead.end);
     stage = stage == ring + kRingBytes - kStageBytes ? ring : stage + kStageBytes;
   }
   copy_async_wait<0>();

@@ -15,8 +15,8 @@ constexpr int32_t kStepBlocks = 8;
 /// A column that an activation multiplies.
 struct Column {
   uint32_t start;  ///< in bytes from the codes of the part
-  uint32_t
-      use;  ///< the activation · 2⁶⁰ in bf16, above the number of its block among those that have live columns
+  /// The activation · 2⁶⁰ in bf16, above the number of its block among those that have live columns.
+  uint32_t use;
 };
 /// A block of inputs with live columns.
 struct Block {
@@ -74,8 +74,7 @@ struct List {
 #pragma unroll 1
     for (; live != 0; live &= live - 1, ++place) {
       const int32_t i = __ffs(int(live)) - 1;
-      // kHalfUnit in bf16.
-      const uint32_t activation = multiply_bf16x2(own[i], 0x5d80u);
+      const uint32_t activation = multiply_bf16x2(own[i], columns::kHalfUnits);
       columns[place] = {start + uint32_t(i) * column_size, activation << 16 | number};
     }
     if (thread < kStepColumns) columns[count + thread] = {0, kNoBlock};
@@ -85,12 +84,12 @@ struct List {
 };
 
 /// A step of a list: some of its columns, and the blocks that they come from.
-struct Step {
+struct ListStep {
   int32_t first;  ///< column
   int32_t block;  ///< of that column
   int32_t end;    ///< column
 
-  __device__ Step(const List& list, int32_t column) : first(column) {
+  __device__ ListStep(const List& list, int32_t column) : first(column) {
     block = int32_t(list.columns[column].use & 0xffff);
     end = first;
     if (first < list.count) {

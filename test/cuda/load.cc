@@ -10,13 +10,6 @@ using namespace nibblet::test;
 
 namespace {
 
-std::vector<Layout> gpu_layouts(Format format) {
-  std::vector<Layout> all = {Layout::rows};
-  if (format != Format::f32) all.push_back(Layout::fragments);
-  if (format == Format::nvfp4) all.push_back(Layout::columns);
-  return all;
-}
-
 bool loads(const Matrices& matrices, Layout layout, std::vector<std::vector<WeightPart>> calls) {
   GpuStream gpu;
   const auto weight = matrices.weight(gpu.device, layout);

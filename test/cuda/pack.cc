@@ -9,14 +9,6 @@
 namespace nibblet::test {
 namespace {
 
-/// Those that the GPU packs.
-std::vector<Layout> gpu_layouts(Format format) {
-  std::vector<Layout> all = {Layout::rows};
-  if (format != Format::f32) all.push_back(Layout::fragments);
-  if (format == Format::nvfp4) all.push_back(Layout::columns);
-  return all;
-}
-
 /// Rows [first, first + rows) of a tensor, `shift` bytes behind an address that is aligned.
 struct DevicePart {
   DeviceArray<uint8_t> elements, scales;

@@ -54,6 +54,14 @@ inline double bf16_value(uint16_t bits) {
   return value;
 }
 
+/// The layouts that a GPU packs.
+inline std::vector<Layout> gpu_layouts(Format format) {
+  std::vector<Layout> all = {Layout::rows};
+  if (format != Format::f32) all.push_back(Layout::fragments);
+  if (format == Format::nvfp4) all.push_back(Layout::columns);
+  return all;
+}
+
 /// A checkpoint tensor of [out, in] with finite elements.
 struct RandomWeight {
   Format format;
