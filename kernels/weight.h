@@ -6,7 +6,7 @@
 namespace nibblet {
 
 /// How the elements of a weight are stored. nvfp4: e2m1 codes with one e4m3 scale per 16 inputs. compact_bf16: bf16 in 12
-/// bits, exactly (pack/compact.h); made of a bf16 weight on a GPU once it is loaded.
+/// bits, exactly (pack/compact.h); made of a bf16 weight once it is loaded.
 enum class Format : uint8_t { f32, bf16, e4m3, nvfp4, compact_bf16 };
 
 /// How the elements of a weight are ordered.
@@ -21,6 +21,7 @@ enum class Format : uint8_t { f32, bf16, e4m3, nvfp4, compact_bf16 };
 ///   e4m3   4 inputs:  32 lanes of 16 bits, lane 2r + j = W[r, k + j] | W[r, k + 2 + j] << 8
 ///   nvfp4  16 inputs: two vectors v of 32 lanes of 16 bits, lane 2r + j = sum over n < 4 of
 ///                     code[r, k + 8v + 2n + j] << 4n; then 16 block scales, one a row. 144 bytes.
+///   compact_bf16  16 inputs, 384 bytes, and more behind the panels: pack/compact_panels.h. At most 65,536 inputs.
 /// The pairs (j) are what a bf16 dot-product instruction consumes; the four nibbles of a lane are reached by shifts.
 ///
 /// columns: nvfp4 only, for inputs that are mostly zero: what a zero multiplies need not be read. Rows are padded to a

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "kernels/linear/variants.h"
-#include "kernels/pack/layout.h"
+#include "kernels/pack/compact_panels.h"
 
 #define NIBBLET_INLINE inline __attribute__((always_inline))
 

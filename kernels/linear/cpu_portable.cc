@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #include "kernels/linear/matmul.h"
-#include "kernels/pack/layout.h"
+#include "kernels/pack/compact_panels.h"
 
 #define NIBBLET_INLINE inline __attribute__((always_inline))
 

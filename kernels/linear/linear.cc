@@ -8,6 +8,7 @@
 #include "kernels/numerics/nvfp4.h"
 #include "kernels/numerics/partition.h"
 #include "kernels/numerics/rows.h"
+#include "kernels/pack/compact_panels.h"
 #include "kernels/simd/dispatch.h"
 
 namespace nibblet {
@@ -58,6 +59,9 @@ NIBBLET_VECTORIZED inline void prepare(const LinearArgs& args, const BfpKernels*
     }
   } else if (!args.exact) {
     round_to_bf16(x, in);
+  }
+  if (args.weight.format == Format::compact_bf16) {
+    for (int32_t k = 0; k < in; k++) x[k] *= kCompactInputScale;
   }
   if (bfp) bfp->from_floats(x, blocks, prepared_blocks(args) + int64_t(row) * blocks);
 }

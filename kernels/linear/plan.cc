@@ -21,6 +21,8 @@ Matmul plan_matmul(const WeightView& weight) {
   return columns ? matmul_columns : matmul_panels;
 }
 
+bool reads_compact_panels() { return selected_cpu_variant() >= CpuVariant::avx512; }
+
 const BfpKernels* plan_bfp(const WeightView& weight) {
 #ifdef __x86_64__
   static constexpr BfpKernels kVnni = {bfp_from_floats_avx512vnni, matmul_bfp_avx512vnni};

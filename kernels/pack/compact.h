@@ -2,7 +2,8 @@
 
 #include "kernels/pack/layout.h"
 
-/// Format::compact_bf16: what a bf16 weight holds, in three quarters of its bytes.
+/// Format::compact_bf16: what a bf16 weight holds, in three quarters of its bytes. In Layout::fragments; compact_panels.h has
+/// what differs in panels.
 ///
 /// The exponents of a row of weights lie close together. Each row has a base, and an element whose biased exponent is
 /// base + 1 to base + 15 is stored as sign, mantissa and the difference, 4 bits: the bf16 of element · 2^-base, of which

@@ -23,7 +23,7 @@ constexpr size_t panel_block_bytes(Format format) {
     case Format::nvfp4:
       return 16 * 16 / 2 + 16;
     case Format::compact_bf16:
-      break;
+      return 16 * 16 * 3 / 2;
   }
   return 0;
 }

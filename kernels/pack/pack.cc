@@ -7,7 +7,7 @@
 #include "kernels/numerics/e2m1.h"
 #include "kernels/numerics/e4m3.h"
 #include "kernels/numerics/partition.h"
-#include "kernels/pack/compact.h"
+#include "kernels/pack/compact_panels.h"
 #include "kernels/pack/layout.h"
 
 namespace nibblet {
@@ -245,7 +245,10 @@ float decode(Format format, const uint8_t* element, int nibble_shift) {
 }  // namespace
 
 size_t packed_matrix_bytes(Format format, Layout layout, int32_t out, int32_t in) {
-  if (format == Format::compact_bf16) return compact_matrix_bytes(out, in, 0);
+  if (format == Format::compact_bf16) {
+    return layout == Layout::panels ? compact_panels_matrix_bytes(out, in, 0)
+                                    : compact_matrix_bytes(out, in, 0);
+  }
   size_t bytes = 0;
   switch (layout) {
     case Layout::rows:
@@ -295,8 +298,10 @@ void pack(const PackArgs& args, int, int worker, int workers) {
 
 float unpack_element(const WeightView& weight, int32_t matrix, int32_t row, int32_t column) {
   const uint8_t* data = weight.data + size_t(matrix) * weight.matrix_bytes;
-  if (weight.format == Format::compact_bf16)
-    return bf16_to_float(compact_element(data, weight.out, weight.in, row, column));
+  if (weight.format == Format::compact_bf16) {
+    const auto element = weight.layout == Layout::panels ? compact_panel_element : compact_element;
+    return bf16_to_float(element(data, weight.out, weight.in, row, column));
+  }
   const uint8_t* element;
   const uint8_t* scale;
   int nibble_shift;

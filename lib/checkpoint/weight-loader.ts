@@ -54,13 +54,13 @@ const slabBytes = 1 << 20
 const alignment = 64
 
 /**
- * Fewest elements of a matrix that is made compact. Smaller ones are read in so little time that decoding shows: in a decode
- * step on an H100, 11 million take 7.9 µs for 6.5, and 28 million 15.6 for 19.9.
+ * Fewest elements of a matrix that is made compact. A GPU reads smaller ones in so little time that decoding shows: in a decode
+ * step on an H100, 11 million take 7.9 µs for 6.5, and 28 million 15.6 for 19.9. On a CPU every size gains.
  */
-const compactElements = 2 ** 24
+const compactElements = { cuda: 2 ** 24, cpu: 0 }
 
 export interface WeightLoaderOptions {
-  /** Fewest elements of a bf16 matrix that a GPU keeps in 12 bits an element. Default 2^24. */
+  /** Fewest elements of a bf16 matrix that is kept in 12 bits an element. Default 2^24 on a GPU, 0 on the CPU. */
   readonly compactElements?: number | undefined
 }
 
@@ -85,7 +85,7 @@ export class WeightLoader {
     this.#device = stream.device
     this.#stream = stream
     this.#exact = stream.exact
-    this.#compactElements = options.compactElements ?? compactElements
+    this.#compactElements = options.compactElements ?? compactElements[stream.device.cuda ? 'cuda' : 'cpu']
   }
 
   /** Bytes of the files enqueued so far. */
@@ -155,7 +155,7 @@ export class WeightLoader {
     if (
       op === 'linear' &&
       weight.format === 'bf16' &&
-      weight.layout === 'fragments' &&
+      weight.layout !== 'rows' &&
       out * inputs >= this.#compactElements
     ) {
       this.#compact.push({ weight, plain: weight.bytes })

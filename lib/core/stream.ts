@@ -154,10 +154,11 @@ export class Stream {
   }
 
   /**
-   * Stores a bf16 matrix in fragments, all of whose parts are loaded before, in 12 bits an element: exactly, with what does not fit
-   * stored apart. The weight stays as it is (`Weight.exceptions` tells) with more than one such exception in 512 elements or 64
-   * in a row, with more than 65,536 inputs, with so many rows (about a million) that 16 bytes for each exceed 16 MiB, where less
-   * than a sixth is saved, or without memory for both copies. On GPUs only; ops may use the weight after `sync`.
+   * Stores a bf16 matrix in fragments or panels, all of whose parts are loaded before, in 12 bits an element: exactly, with what
+   * does not fit stored apart. The weight stays as it is (`Weight.exceptions` tells) with more than one such exception in 512
+   * elements or, on a GPU, 64 in a row, with more than 65,536 inputs, where less than a sixth is saved, without memory for both
+   * copies, on a CPU without AVX-512, and on a GPU with so many rows (about a million) that 16 bytes for each exceed 16 MiB. Ops
+   * may use the weight after `sync`.
    * Parts that this stream loads may still be under way. Those of another must be done: the stream fails with INVALID_OPTION.
    * @throws RequestError INVALID_OPTION for other weights, and for one that an op was given already
    */

@@ -1,7 +1,10 @@
-#include "native/runtime/load.h"
-#if NIBBLET_CUDA
 #include <cstring>
 
+#include "kernels/linear/matmul.h"
+#include "kernels/pack/compact_panels.h"
+#include "native/runtime/load.h"
+#include "native/runtime/load_source.h"
+#if NIBBLET_CUDA
 #include "kernels/pack/cuda.h"
 #include "native/runtime/cuda/execution.h"
 #include "native/runtime/cuda/staging.h"
@@ -10,16 +13,21 @@
 namespace nibblet {
 namespace {
 
-/// Limits, so that what a thread does beside the product stays little: of all elements, and of one row's, that may be exceptions.
-/// Normally distributed weights have 1 in 9,000, the matrices of trained models that were counted up to 1 in 2,000.
+/// Limits, so that what a thread does beside the product stays little: of all elements that may be exceptions and, where a
+/// thread has one row, of the row's. Normally distributed weights have 1 in 9,000, the matrices of trained models that were
+/// counted up to 1 in 2,000.
 constexpr uint64_t kOneInElements = 512;
 constexpr uint32_t kMostInRow = 64;
+
+/// Whether a compact matrix of so many bytes is to take the place of the plain one.
+bool pays(const WeightView& plain, uint64_t exceptions, size_t bytes) {
+  return exceptions <= uint64_t(plain.out) * uint64_t(plain.in) / kOneInElements &&
+         bytes * 6 <= plain.matrix_bytes * 5;
+}
 
 class CompactWeight : public Command {
  public:
   explicit CompactWeight(std::shared_ptr<Weight> weight) : weight_(std::move(weight)) {
-    if (weight_->buffer()->device()->cuda() == nullptr)
-      throw invalid("weights are made compact on a GPU only");
     weight_->begin_compact();
   }
   ~CompactWeight() override {
@@ -28,21 +36,51 @@ class CompactWeight : public Command {
   }
   const char* name() const override { return "compactWeight"; }
 
-  void run(const Execution&) override { throw invalid("weights are made compact on a GPU only"); }
-
+  void run(const Execution& execution) override {
+    unless_memory_is_short([&] { convert(execution); });
+  }
 #if NIBBLET_CUDA
   void enqueue(const CudaExecution& execution) override {
+    unless_memory_is_short([&] { convert(execution); });
+  }
+#endif
+
+ private:
+  template <class Body>
+  void unless_memory_is_short(const Body& body) {
     try {
-      convert(execution);
+      body();
     } catch (const Error& error) {
       if (error.code() != "OUT_OF_MEMORY") throw;
       // There is room for one of the two.
       end();
     }
   }
-#endif
 
- private:
+  void convert(const Execution& execution) {
+    weight_->require_loaded(execution.stream);
+    const WeightView view = weight_->view();
+    if (view.in > kCompactMostInputs || !reads_compact_panels()) return end();
+    std::vector<CompactPanel> panels(size_t(round_up(view.out, kPanelRows) / kPanelRows));
+    CompactPanelsArgs args = {view.data, view.out, view.in, panels.data(), nullptr};
+    const double work = double(view.out) * double(view.in);
+    run_phases(execution, survey_compact_panels, kCompactPanelsPhases, args, work);
+    if (is_cancelled(execution)) return end();
+    const uint64_t exceptions = place_compact_exceptions(panels.data(), int32_t(panels.size()));
+    const size_t bytes = compact_panels_matrix_bytes(view.out, view.in, exceptions);
+    if (!pays(view, exceptions, bytes)) return end();
+
+    const size_t scales = size_t(view.out) * sizeof(float);
+    auto buffer = std::make_shared<Buffer>(weight_->buffer()->device(), bytes + scales);
+    args.compact = buffer->data();
+    run_phases(execution, compact_panels, kCompactPanelsPhases, args, work);
+    // Cut short, it is not whole.
+    if (is_cancelled(execution)) return end();
+    std::memcpy(buffer->data() + bytes, view.row_scales, scales);
+    done_ = true;
+    weight_->end_compact(std::move(buffer), bytes, exceptions);
+  }
+
 #if NIBBLET_CUDA
   /// Where in a staged piece the rows lie, behind the totals.
   static constexpr size_t kRowsAt = 256;
@@ -68,9 +106,8 @@ class CompactWeight : public Command {
     CompactTotals totals;
     std::memcpy(&totals, host, sizeof totals);
     const size_t bytes = compact_matrix_bytes(view.out, view.in, size_t(totals.listed));
-    const bool few = totals.exceptions <= uint64_t(view.out) * uint64_t(view.in) / kOneInElements &&
-                     totals.most_in_row <= kMostInRow;
-    if (!few || bytes * 6 > view.matrix_bytes * 5 || execution.host.cancelled->load()) return end();
+    if (!pays(view, totals.exceptions, bytes) || totals.most_in_row > kMostInRow) return end();
+    if (is_cancelled(execution.host)) return end();
 
     const size_t scales = size_t(view.out) * sizeof(float);
     auto buffer = std::make_shared<Buffer>(weight_->buffer()->device(), bytes + scales);

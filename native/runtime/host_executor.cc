@@ -19,7 +19,7 @@ Outcome HostExecutor::execute(const Job& job) {
   const auto stopped = [&] { return job.cancel->load(std::memory_order_relaxed); };
   if (job.input) input_ = job.input;
   const Step* step = input_ ? &input_->step() : nullptr;
-  const Execution execution{step, threads_, job.cancel.get()};
+  const Execution execution{step, threads_, job.cancel.get(), this};
   const Report report = report_of(job, step);
   if (job.command) {
     job.command->check(step);

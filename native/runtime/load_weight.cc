@@ -40,6 +40,7 @@ class LoadWeight : public Command {
   const char* name() const override { return "loadWeight"; }
 
   void run(const Execution& execution) override {
+    pending_.start(execution.stream);
     for (const LoadPart& part : parts_) load(execution, part);
   }
 

@@ -108,8 +108,9 @@ void Weight::require_loaded(const void* stream) const {
 
 void Weight::begin_compact() {
   std::lock_guard lock(mutex_);
-  if (format_ != Format::bf16 || layout_ != Layout::fragments || matrices_ != 1)
-    throw invalid("only a single bf16 matrix in fragments can be made compact");
+  const bool fits = layout_ == Layout::fragments || layout_ == Layout::panels;
+  if (format_ != Format::bf16 || !fits || matrices_ != 1)
+    throw invalid("only a single bf16 matrix in fragments or panels can be made compact");
   if (compacting_) throw invalid("the weight is being made compact already");
   if (bound_) throw invalid("an op uses the weight already: make it compact before");
   compacting_ = true;

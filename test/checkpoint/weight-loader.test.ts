@@ -3,27 +3,9 @@ import { expect, test } from 'vitest'
 import { Checkpoint } from '../../lib/checkpoint/checkpoint.js'
 import { WeightLoader } from '../../lib/checkpoint/weight-loader.js'
 import { Device } from '../../lib/core/device.js'
-import { loadParts } from '../../lib/load-model.js'
 import { NemotronH } from '../../lib/models/nemotron-h.js'
 
 const folder = fileURLToPath(new URL('../fixtures/micro/bf16-basic', import.meta.url))
-
-test.each([false, true])('a CPU keeps BF16 matrices as they are, whatever their size; exact: %s', async (exact) => {
-  const log: string[] = []
-  const info = (line: string) => log.push(line)
-  const logger = { debug: info, info, warn: info, error: info }
-  const options = { device: 'cpu', contextLength: 128, maxBatch: 1, threads: 2, exact, logger } as const
-  const { parts } = await loadParts(folder, options, { compactElements: 0 })
-  try {
-    expect(parts.weights.compact).toMatchObject({ matrices: 0, tried: 0 })
-    expect(parts.weights.bytes).toBeGreaterThan(50_000)
-  } finally {
-    parts.runner.dispose()
-    parts.weights.dispose()
-  }
-  expect(log.join('\n')).toContain('parameters on cpu')
-  expect(log.join('\n')).not.toContain('12 bits')
-})
 
 /** Notes which op each linear module is loaded for. */
 class Noting extends WeightLoader {

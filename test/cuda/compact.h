@@ -1,11 +1,10 @@
 #pragma once
 
 #include <memory>
-#include <random>
 
 #include "kernels/pack/cuda.h"
 #include "test/cuda/device.h"
-#include "test/kernels/weights.h"
+#include "test/kernels/compact_rows.h"
 
 /// compact_bf16 weights for tests.
 namespace nibblet::test {
@@ -27,22 +26,5 @@ struct DeviceCompact {
     cuda_sync();
   }
 };
-
-inline uint16_t bf16_bits(double value) {
-  const float wide = float(value);
-  uint32_t bits;
-  std::memcpy(&bits, &wide, sizeof bits);
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-/// Gives a bf16 weight normally distributed elements, as trained ones are more or less: one in 9,000 is an exception.
-inline void make_normal(RandomWeight& weight, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<double> normal(0, 1 / std::sqrt(double(weight.in)));
-  for (size_t i = 0; i < weight.elements.size(); i += 2) {
-    const uint16_t bits = bf16_bits(normal(random));
-    std::memcpy(&weight.elements[i], &bits, sizeof bits);
-  }
-}
 
 }  // namespace nibblet::test

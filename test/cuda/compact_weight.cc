@@ -95,7 +95,7 @@ TEST(cuda_compact_weight_cancelled_after_the_survey) {
     const auto device = std::static_pointer_cast<CudaDevice>(loaded.device);
     CudaStaging staging(device, cuda_target().stream);
     const std::atomic<bool> cancelled{cancel};
-    const Execution host{nullptr, 1, &cancelled};
+    const Execution host{nullptr, 1, &cancelled, cuda_target().stream};
     compact_weight(loaded.weight)->enqueue({cuda_target(), nullptr, &staging, host, device});
     CHECK_EQ(loaded.is_compact(), !cancel);
     CHECK(loaded.is_whole());

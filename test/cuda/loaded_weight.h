@@ -1,81 +1,12 @@
 #pragma once
 
-#include "kernels/pack/compact.h"
-#include "kernels/pack/pack.h"
-#include "native/runtime/load.h"
-#include "native/runtime/mapped_file.h"
 #include "test/cuda/compact.h"
-#include "test/runtime/fixture.h"
+#include "test/runtime/loaded_weight.h"
 
-/// What the tests of compact_weight share.
 namespace nibblet::test {
 
-inline RandomWeight normal_rows(int32_t out, int32_t in) {
-  RandomWeight rows(Format::bf16, out, in, 1);
-  make_normal(rows, 2);
-  return rows;
-}
-
-inline uint16_t& element(RandomWeight& rows, int32_t n, int32_t k) {
-  return reinterpret_cast<uint16_t*>(rows.elements.data())[size_t(n) * size_t(rows.in) + size_t(k)];
-}
-
-/// A weight on the GPU and the file that its rows come from.
-struct Loaded {
-  std::shared_ptr<Device> device = Device::open("cuda:0");
-  std::shared_ptr<Stream> stream = std::make_shared<Stream>(device, 1);
-  RandomWeight rows;
-  TemporaryFile file;
-  std::shared_ptr<Weight> weight;
-
-  explicit Loaded(RandomWeight source)
-      : rows(std::move(source)),
-        file(bytes_of(rows.elements)),
-        weight(std::make_shared<Weight>(device, Format::bf16, Layout::fragments, 1, rows.out, rows.in)) {}
-  ~Loaded() {
-    if (stream) stream->close();
-  }
-
-  WeightPart part(int32_t first, int32_t count) const {
-    WeightPart part{};
-    part.first_row = first;
-    part.rows = count;
-    part.elements = {std::make_shared<MappedFile>(file.path()), size_t(first) * size_t(rows.in) * 2,
-                     DType::bf16, "layer.weight"};
-    part.scale = float(first + 1);
-    return part;
-  }
-  /// In two parts, which end inside a tile.
-  void load() {
-    const int32_t split = rows.out / 2;
-    if (split > 0) stream->enqueue(load_weight(weight, part(0, split)));
-    stream->enqueue(load_weight(weight, part(split, rows.out - split)));
-  }
-  void compact() { stream->enqueue(compact_weight(weight)); }
-
-  /// Whether the device holds the file's bits and the parts' scales.
-  bool is_whole() {
-    const auto buffer = weight->buffer();
-    const WeightView view = weight->view();
-    const auto reader = std::make_shared<Stream>(device, 1);
-    const std::vector<uint8_t> bytes =
-        read(*reader, {buffer, 0, DType::u8, {int64_t(buffer->bytes())}}).bytes;
-    reader->close();
-    if (bytes.size() != buffer->bytes()) return false;
-    WeightView host = view;
-    host.data = bytes.data();
-    const auto* scales = reinterpret_cast<const float*>(bytes.data() + view.matrix_bytes);
-    for (int32_t n = 0; n < rows.out; n++) {
-      if (scales[n] != (n < rows.out / 2 ? 1.0f : float(rows.out / 2 + 1))) return false;
-      for (int32_t k = 0; k < rows.in; k++) {
-        const double value = unpack_element(host, 0, n, k);
-        const double wanted = bf16_value(element(rows, n, k));
-        if (std::memcmp(&value, &wanted, sizeof value) != 0) return false;
-      }
-    }
-    return true;
-  }
-  bool is_compact() const { return weight->view().format == Format::compact_bf16; }
+struct Loaded : LoadedOn {
+  explicit Loaded(RandomWeight source) : LoadedOn("cuda:0", Layout::fragments, std::move(source)) {}
 };
 
 }  // namespace nibblet::test

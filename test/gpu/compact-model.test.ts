@@ -2,47 +2,22 @@ import { fileURLToPath } from 'node:url'
 import { describe, expect } from 'vitest'
 import { bench } from '../../lib/bench/bench.js'
 import { Device } from '../../lib/core/device.js'
-import { score } from '../../lib/engine/score.js'
-import { loadParts } from '../../lib/load-model.js'
 import { bf16Checkpoint, bf16Linears, outlierRows } from '../helpers/bf16-checkpoint.js'
+import { half, load } from '../helpers/compact-model.js'
 import { relativeError } from '../helpers/goldens.js'
 import { gpuTest } from './gpu-test.js'
 
 const device = 'cuda:0'
 const never = Number.POSITIVE_INFINITY
-const ids = Uint32Array.from({ length: 24 }, (_, at) => 3 + ((at * 37) % 61))
-
-/** Scores in one piece and token by token, and what the loader says of itself. */
-async function load(folder: string, compactElements: number | undefined) {
-  const log: string[] = []
-  const info = (line: string) => log.push(line)
-  const logger = { debug: info, info, warn: info, error: info }
-  const options = { device, contextLength: 128, maxBatch: 1, kvCache: 'bf16', logger } as const
-  const { parts } = await loadParts(folder, options, { compactElements })
-  try {
-    const { compact, bytes } = parts.weights
-    const run = async (chunk: number) => (await score(parts.runner, ids, { last: ids.length, chunk })).logits
-    const [whole, single] = [await run(ids.length), await run(1)]
-    return { compact, bytes, whole, single, log: log.filter((line) => line.includes('12 bits')) }
-  } finally {
-    parts.runner.dispose()
-    parts.weights.dispose()
-  }
-}
-
-/** Logits of the rows of the head that have an outlier, or of the others. */
-function half(logits: readonly Float32Array[], outliers: boolean): Float32Array[] {
-  return logits.map((row) => row.filter((_, id) => (id % outlierRows === 0) === outliers))
-}
 
 describe('a BF16 model with its matrices in 12 bits an element', () => {
   gpuTest(
     'computes what it does with 16, shared experts among them that stay so, and says what it stored',
     async () => {
       const folder = await bf16Checkpoint()
-      const plain = await load(folder, never)
+      const plain = await load(folder, device, never)
       const { allocated } = Device.open(device).memory()
-      const compact = await load(folder, 0)
+      const compact = await load(folder, device, 0)
       expect(Device.open(device).memory().allocated).toBe(allocated)
 
       expect(plain.compact).toMatchObject({ matrices: 0, tried: 0, elements: 0 })
@@ -73,7 +48,7 @@ describe('a BF16 model with its matrices in 12 bits an element', () => {
 
   gpuTest('has those that the threshold leaves, none of a small model by default', async () => {
     const folder = await bf16Checkpoint()
-    const counts = async (compactElements: number | undefined) => (await load(folder, compactElements)).compact
+    const counts = async (compactElements: number | undefined) => (await load(folder, device, compactElements)).compact
     expect(await counts(bf16Linears.head)).toMatchObject({ matrices: 2, tried: 2 })
     expect(await counts(bf16Linears.head + 1)).toMatchObject({ matrices: 1, tried: 1, elements: bf16Linears.inProj })
     expect(await counts(undefined)).toMatchObject({ matrices: 0, tried: 0 })
@@ -81,7 +56,7 @@ describe('a BF16 model with its matrices in 12 bits an element', () => {
 
   gpuTest('stays as it was where nothing pays, and says so', async () => {
     const folder = fileURLToPath(new URL('../fixtures/micro/bf16-basic', import.meta.url))
-    const { compact, log } = await load(folder, 0)
+    const { compact, log } = await load(folder, device, 0)
     // Six layers less two of experts, two matrices each, and the head; none reads 96 inputs.
     expect(compact).toEqual({ matrices: 0, tried: 9, bytes: 0, plainBytes: 0, elements: 0, exceptions: 0 })
     expect(log).toEqual(['0 of 9 BF16 matrices are stored in 12 bits an element, exactly'])
@@ -89,7 +64,7 @@ describe('a BF16 model with its matrices in 12 bits an element', () => {
 
   gpuTest('is told by a bench', async () => {
     const folder = await bf16Checkpoint()
-    const { bytes, plainBytes } = (await load(folder, 0)).compact
+    const { bytes, plainBytes } = (await load(folder, device, 0)).compact
     const sizes = { device, prompt: 8, generate: 4, kvCache: 'bf16', rooflineBytes: 1 << 20 } as const
     const { compactWeights } = await bench(folder, sizes, { compactElements: 0 })
     expect(compactWeights).toEqual({ matrices: 4, bytes, plainBytes })

@@ -6,6 +6,7 @@
 #include "kernels/linear/linear.h"
 #include "kernels/linear/matmul.h"
 #include "kernels/numerics/bf16.h"
+#include "kernels/pack/compact_panels.h"
 #include "test/kernels/bfp_bound.h"
 #include "test/kernels/harness.h"
 #include "test/kernels/inputs.h"
@@ -66,7 +67,8 @@ struct LinearCall {
       const BfpBlock* row_blocks = reinterpret_cast<const BfpBlock*>(behind) + int64_t(row) * blocks;
       return bfp_at(row_blocks[k / kBlockInputs], k % kBlockInputs);
     }
-    return prepared.as<float>()[int64_t(row) * stride + k];
+    const float scale = args.weight.format == Format::compact_bf16 ? kCompactInputScale : 1.0f;
+    return prepared.as<float>()[int64_t(row) * stride + k] / scale;
   }
 
   float y_at(int32_t row, int32_t n) {

@@ -97,7 +97,7 @@ void CudaExecutor::start(Started& started) {
     started.outcome.cancelled = true;
     return;
   }
-  const Execution host{step, threads_, job.cancel.get()};
+  const Execution host{step, threads_, job.cancel.get(), target_.stream};
   // Recording a graph runs its kernels on an empty step, which the new one must not be behind.
   if (job.graph && !job.graph->compiled) compile(*job.graph, host);
   if (job.input) {

@@ -109,6 +109,9 @@ class Moe : public OpCommand {
                 "`, got " + std::to_string(view.matrices) + " of [" + std::to_string(view.out) + ", " +
                 std::to_string(view.in) + "]");
     }
+    if (view.format == Format::compact_bf16)
+      call.fail(std::string("`") + name +
+                "` was made compact, and `moe` reads plain weights: load it again without");
     if (call.flag("exact") && view.layout != Layout::rows)
       call.fail(std::string("`exact` needs `") + name + "` in rows layout");
     return view;
