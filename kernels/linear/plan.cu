@@ -87,7 +87,8 @@ void plan_few_tokens(TokensPlan& plan, const LinearArgs& args, int32_t tiles, in
 ///
 /// A multiprocessor has one block at a time. What that takes, in inputs of a row tile that a warp multiplies (5.9 ns with 64
 /// tokens and bf16, fitted to 64 tokens and [2688, 4096]: 17.2, 20.1 and 23.2 us with 2, 3 and 4 row tiles in 84, 56 and 42
-/// blocks): what its warps take one after another, a quarter for each input of x̂, 256 where sums meet in memory.
+/// blocks): what its warps take one after another, a quarter for each input of x̂, and 150 a row tile where sums meet in memory
+/// (in the step, cut and not: nvfp4 [2688, 4096] 13.2 us and 15.4, bf16 18.1 and 19.8; bf16 [4608, 2688] 17.5 and 15.0).
 void plan_more_tokens(TokensPlan& plan, const LinearArgs& args, int32_t tiles, int processors) {
   const Format format = args.weight.format;
   const bool wide = format == Format::bf16 || format == Format::compact_bf16;
@@ -103,8 +104,9 @@ void plan_more_tokens(TokensPlan& plan, const LinearArgs& args, int32_t tiles, i
   }
   if (tiles * groups >= 32 * processors) {
     plan.row_tiles = 4;
-    // 64 tokens, compact [131072, 2688]: 428 us, 467 with 2; bf16 334 with 2, 379 with 8.
-    plan.splits = format == Format::compact_bf16 ? 8 : 2;
+    // 64 tokens, bf16 [131072, 2688]: 334 us, 379 with 8. Compact in the step 335, 358 with 8, though 8 are better where an
+    // element in 16 is an exception (467, 428 with 8).
+    plan.splits = 2;
     return;
   }
   const int32_t units = fragment_units(format, args.weight.in);
@@ -116,7 +118,7 @@ void plan_more_tokens(TokensPlan& plan, const LinearArgs& args, int32_t tiles, i
       const int32_t rounds = (blocks + processors - 1) / processors;
       const int32_t inputs = fragment_inputs(format);
       const int32_t taken = r * ((units + shares - 1) / shares) * inputs + units * inputs / (4 * cuts);
-      const int32_t cost = rounds * taken + (cuts > 1 ? 256 : 0);
+      const int32_t cost = rounds * taken + (cuts > 1 ? 150 * r : 0);
       if (least != 0 && cost >= least) continue;
       least = cost;
       plan.row_tiles = r;

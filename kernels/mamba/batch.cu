@@ -1,5 +1,6 @@
 #include <type_traits>
 
+#include "kernels/cuda/arrive.h"
 #include "kernels/cuda/step.h"
 #include "kernels/mamba/launches.h"
 #include "kernels/mamba/mixer.cuh"
@@ -189,18 +190,16 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 
   copy_async_wait<0>();
-  __syncthreads();
-  uint32_t* const counter = arrived + blockIdx.z * args.groups + group;
-  if (thread == 0) is_last = arrive_on(counter, 1) + 1 == uint32_t(heads_of_group) * gridDim.x;
-  // Meanwhile what nobody waits for.
+  const auto store_own = [&] {
 #pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
-    if (own_row + r >= rows) continue;
-    store_once(state + r * (kFastState / 4), kept + r * (kFastState / 4));
-  }
-  if (is_row) store_window(args, shape, sequence.slot, row_channel, row_window);
-  __syncthreads();
-  if (!is_last) return;
+    for (int r = 0; r < kWarpRows; ++r) {
+      if (own_row + r >= rows) continue;
+      store_once(state + r * (kFastState / 4), kept + r * (kFastState / 4));
+    }
+    if (is_row) store_window(args, shape, sequence.slot, row_channel, row_window);
+  };
+  uint32_t* const counter = arrived + blockIdx.z * args.groups + group;
+  if (!arrive_last(counter, heads_of_group * int32_t(gridDim.x), is_last, store_own)) return;
 
   const float* const norm = args.norm + group * width;
   const float* const values = gated + size_t(sequence.first) * shape.inner + group * width;
@@ -215,7 +214,6 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
   // B and C, which other blocks read too.
   store_window(args, shape, sequence.slot, channel, window);
-  if (thread == 0) *counter = 0;
 }
 
 }  // namespace

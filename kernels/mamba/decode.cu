@@ -169,6 +169,7 @@ __global__ void __launch_bounds__(kThreads, kRows == kRowsOfOne ? 3 : 2)
     }
   }
 
+  // As arrive_last, but the counter becomes zero at the end: where that does, the 40 registers of one token spill.
   __syncthreads();
   uint32_t* const counter = arrived + blockIdx.z * args.groups + group;
   if (thread == 0) {

@@ -1,4 +1,4 @@
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/arrive.h"
 #include "kernels/sample/choose.cuh"
 #include "kernels/sample/cuda.h"
 #include "kernels/sample/few.cuh"
@@ -88,21 +88,6 @@ __device__ void write_result(const Result& result, Result* to) {
     reinterpret_cast<uint32_t*>(to)[threadIdx.x] = reinterpret_cast<const uint32_t*>(&result)[threadIdx.x];
 }
 
-/// Counts the calling block as done. @return whether it is the last of `blocks`; then it can read what the others wrote
-__device__ bool arrive_last(uint32_t* counter, unsigned blocks, ChooseShared& shared) {
-  // Every thread wrote something that the last block reads.
-  __threadfence();
-  __syncthreads();
-  if (blocks == 1) return true;
-  if (threadIdx.x == 0) {
-    shared.is_last = atomicAdd(counter, 1u) == blocks - 1;
-    __threadfence();
-    if (shared.is_last) *counter = 0;
-  }
-  __syncthreads();
-  return shared.is_last;
-}
-
 __global__ void __launch_bounds__(kSampleThreads, 2)
     choose_kernel(SampleArgs args, SampleLayout layout, void* workspaces, uint32_t* counters) {
   __shared__ __align__(16) uint8_t shared_bytes[sizeof(ChooseShared)];
@@ -149,7 +134,7 @@ __global__ void __launch_bounds__(kSampleThreads, 2)
       if (first >= last) break;
       tile.load(scores.logits, scores.vocabulary, first_group(first));
     }
-    if (!arrive_last(&counters[row], gridDim.x, shared)) return;
+    if (!arrive_last(&counters[row], int32_t(gridDim.x), shared.is_last)) return;
     const SpreadFinder finder(scores, order, weight, workspace, layout.tiles);
     token = order.id(draw(finder, sampling, args.vocabulary, plan.uniform, summary.sum));
   } else if (blockIdx.x > 0) {

@@ -145,8 +145,9 @@ TEST(cuda_linear_cuts_of_plans) {
       const TokensPlan plan = plan_linear_cuda(args, target).tokens;
       int cuts = 1;
       if (shape.out == 2688 && (count == 32 || count == 64)) cuts = shape.format == Format::nvfp4 ? 2 : 3;
-      if (shape.out == 4608 && count == 64) cuts = 2;
       CHECK_EQ(plan.cuts, cuts);
+      if (cuts > 1) CHECK_EQ(plan.row_tiles, shape.format == Format::nvfp4 ? 3 : 4);
+      if (shape.out == 131072 && count == 64) CHECK_EQ(plan.splits, 2);
       const CudaScratch scratch = linear_cuda_scratch(args, target);
       if (cuts == 1) {
         CHECK_EQ(scratch.counters, size_t{0});

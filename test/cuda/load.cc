@@ -1,5 +1,6 @@
 #include "native/runtime/cuda/staging.h"
 #include "test/cuda/device.h"
+#include "test/cuda/stub_source.h"
 #include "test/cuda/upload.h"
 #ifdef NIBBLET_EMULATED_CUDA
 #include "test/emulator/control.h"
@@ -19,26 +20,19 @@ bool loads(const Matrices& matrices, Layout layout, std::vector<std::vector<Weig
 }
 
 /// Counts what is read.
-class CountingSource : public ByteSource {
+class CountingSource : public StubSource {
  public:
-  explicit CountingSource(size_t bytes) : bytes_(bytes) {}
-  const std::string& path() const override { return path_; }
-  void check(size_t, size_t) const override {}
-  const uint8_t* range(const Execution&, size_t, size_t, std::vector<uint8_t>&) const override {
-    throw Error("OP_FAILED", "a GPU's loads read");
-  }
+  explicit CountingSource(size_t bytes) : StubSource("counted"), bytes_(bytes) {}
   int read(size_t offset, size_t bytes, uint8_t* to) const noexcept override {
     if (offset + bytes > bytes_) return kEnded;
     std::memset(to, int(offset / 4096 % 120), bytes);
     reads.fetch_add(1);
     return 0;
   }
-  void release(size_t, size_t) const override {}
   mutable std::atomic<int> reads{0};
 
  private:
   const size_t bytes_;
-  const std::string path_ = "counted";
 };
 
 }  // namespace

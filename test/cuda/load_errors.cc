@@ -1,3 +1,4 @@
+#include "test/cuda/stub_source.h"
 #include "test/cuda/upload.h"
 
 using namespace nibblet;
@@ -6,25 +7,19 @@ using namespace nibblet::test;
 namespace {
 
 /// Fails every read with this errno from some byte on, or ends there.
-class BrokenSource : public ByteSource {
+class BrokenSource : public StubSource {
  public:
-  BrokenSource(size_t good, int status) : good_(good), status_(status) {}
-  const std::string& path() const override { return path_; }
-  void check(size_t, size_t) const override {}
-  const uint8_t* range(const Execution&, size_t, size_t, std::vector<uint8_t>&) const override {
-    throw Error("OP_FAILED", "a GPU's loads read");
-  }
+  BrokenSource(size_t good, int status)
+      : StubSource("/broken/model.safetensors"), good_(good), status_(status) {}
   int read(size_t offset, size_t bytes, uint8_t* to) const noexcept override {
     if (offset + bytes > good_) return status_;
     std::memset(to, 0x22, bytes);
     return 0;
   }
-  void release(size_t, size_t) const override {}
 
  private:
   const size_t good_;
   const int status_;
-  const std::string path_ = "/broken/model.safetensors";
 };
 
 /// Holds every read until its stream is closed.
