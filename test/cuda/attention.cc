@@ -232,11 +232,11 @@ TEST(cuda_attention_cached_nan) {
     for (const int32_t element : {0, 1, 2, 3, 77, 127}) {
       AttentionLayer layer(shape, 2);
       context.cache(layer, position);
-      static_cast<uint8_t*>(layer.cache.data())[context.place(shape, 33 + element, part, 0, element)] = 0xff;
+      const size_t at = size_t(context.place(shape, 33 + element % 50, part, 0, element));
+      static_cast<uint8_t*>(layer.cache.data())[at] = 0xff;
       Batch batch(2);
       batch.add(0, position, 1, 0, context.pages);
       const Elements y = layer.run(run_on_gpu(), batch, context.rows_of(shape, position, 1));
-      if (position < 33 + element) continue;
       for (int32_t i = 0; i < shape.width(); ++i) {
         CHECK_EQ(std::isnan(y[size_t(i)]), part == 0 || i % shape.head_dim == element);
       }
