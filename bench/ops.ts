@@ -22,11 +22,11 @@ export interface OpResult {
 
 /** One shape of one op: several calls on operands of their own, so that none is left in a cache. */
 export interface Case {
-  op: string
+  readonly op: string
   shape: string
   sequences: readonly StepSequence[]
-  /** Per call. */
-  bytes: number
+  /** Per call, once what was enqueued is done. */
+  readonly bytes: number
   flops: number
   /** Enqueues call `index`. */
   calls: readonly (() => Tensor | undefined)[]
@@ -65,18 +65,27 @@ function copies(bytes: number): number {
   return Math.max(1, Math.min(64, Math.ceil(coldBytes / bytes)))
 }
 
-function linear(format: WeightFormat, out: number, inputs: number, tokens: number): Make {
+function linear(format: WeightFormat | 'compact', out: number, inputs: number, tokens: number): Make {
+  const compact = format === 'compact'
+  const loaded = compact ? 'bf16' : format
   return (stream, operands) => {
     const x = operands.normal('bf16', [tokens, inputs])
     const layout = layoutOf(stream)
-    const one = operands.weight(format, layout, out, inputs)
+    const one = operands.weight(loaded, layout, out, inputs)
     const count = tokens > 8 && !stream.device.cuda ? 1 : copies(one.bytes)
-    const weights = [one, ...Array.from({ length: count - 1 }, () => operands.weight(format, layout, out, inputs))]
+    const weights = [one, ...Array.from({ length: count - 1 }, () => operands.weight(loaded, layout, out, inputs))]
+    if (compact) for (const weight of weights) stream.compactWeight(weight)
     return {
-      op: `linear ${format}`,
+      // Where a machine's kernels do not want it so, it stays as it is.
+      get op() {
+        return `linear ${loaded}${one.exceptions === undefined ? '' : ' in 12 bits'}`
+      },
       shape: `${out} × ${inputs}`,
       sequences: prompt(tokens),
-      bytes: one.bytes + 2 * tokens * (inputs + out),
+      // Fewer, once it is compact.
+      get bytes() {
+        return one.bytes + 2 * tokens * (inputs + out)
+      },
       flops: 2 * tokens * inputs * out,
       calls: weights.map((weight) => () => stream.linear(x, weight)),
     }
@@ -272,6 +281,7 @@ export const cases: readonly Make[] = [
   ...[1, 8, 128].map((tokens) => linear('nvfp4', 10304, hidden, tokens)),
   ...[1, 128].map((tokens) => linear('e4m3', 10304, hidden, tokens)),
   ...[1, 8, 128].map((tokens) => linear('bf16', 10304, hidden, tokens)),
+  ...[1, 8, 128].map((tokens) => linear('compact', 10304, hidden, tokens)),
   ...[1, 8, 128].map((tokens) => moe(tokens, 0.907)),
   moe(1, 0.5),
   mamba(1, 1),
@@ -290,6 +300,7 @@ export const gpuCases: readonly Make[] = [
     linear('nvfp4', 10304, hidden, tokens),
     linear('nvfp4', hidden, inner, tokens),
     linear('bf16', 10304, hidden, tokens),
+    linear('compact', 10304, hidden, tokens),
   ]),
   ...[1, 8, 32, 64, 512].map((tokens) => moe(tokens, 0.907)),
   ...[1, 8, 32, 64].map((sequences) => mamba(1, sequences)),
@@ -304,8 +315,9 @@ export const gpuCases: readonly Make[] = [
 export async function measure(stream: Stream, make: Make, rooflineGBs: number): Promise<OpResult> {
   const operands = new Operands(stream)
   try {
-    const { op, shape, sequences, bytes, flops, calls } = make(stream, operands)
+    const made = make(stream, operands)
     await stream.sync()
+    const { op, shape, sequences, bytes, flops, calls } = made
     const graph = stream.capture(() => {
       for (const call of calls) stream.scope(call)
       return undefined

@@ -7,9 +7,10 @@ namespace nibblet {
 
 /// The inner product that linear and moe share: for n in [first, last)
 ///   y[m][n] = row_scales[n] · sum over k of x[m][k] · W[n, k]
-/// accumulated in float32 in an order that depends on `in` alone, never on m, `first` or `last`: batch-invariant.
-/// @param x      `count` pointers to float32 rows of `in` values, zero-padded to a multiple of 16; for compact_bf16 times
-///               kCompactInputScale (pack/compact_panels.h)
+/// accumulated in float32 in an order that depends on `in` and, for compact_bf16, on the weight, never on m, `first` or `last`:
+/// batch-invariant.
+/// @param x      `count` pointers to float32 rows of `in` values, zero-padded to a multiple of 16; for compact_bf16 each
+///               times kCompactInputScale (pack/compact_panels.h), which y is without
 /// @param y      `count` pointers to float32 rows, indexed by n - first
 /// The panel and column variants need `first` to be a multiple of 16 and write up to round_up(last, 16) - first values of y.
 using Matmul = void (*)(const WeightView& weight, int32_t matrix, const float* const* x, int32_t count,
@@ -33,7 +34,7 @@ void matmul_columns(const WeightView& weight, int32_t matrix, const float* const
 Matmul plan_matmul(const WeightView& weight);
 
 /// Whether one token's product with panels of compact_bf16 takes less time than with bf16 on this machine.
-bool reads_compact_panels();
+bool prefers_compact_panels();
 
 /// The inner product by integer dot products: x as `count` rows of BfpBlock, one for each 16 inputs. Every product and the sum of
 /// a block are exact; what remains is the rounding of one addition a block, in the order of the blocks, and what conversion

@@ -21,7 +21,7 @@ Matmul plan_matmul(const WeightView& weight) {
   return columns ? matmul_columns : matmul_panels;
 }
 
-bool reads_compact_panels() { return selected_cpu_variant() >= CpuVariant::avx512; }
+bool prefers_compact_panels() { return selected_cpu_variant() >= CpuVariant::avx512; }
 
 const BfpKernels* plan_bfp(const WeightView& weight) {
 #ifdef __x86_64__

@@ -22,8 +22,8 @@ struct CompactPanelException {
   uint32_t row;  ///< of the panel
 };
 
-/// What kernels multiply inputs by, so that their products with elements of so small exponents are normal float32 numbers. An
-/// input from 2^65 on overflows.
+/// What kernels multiply inputs by, so that their products with elements of so small exponents are normal float32 numbers: those of
+/// inputs from 2^-63 to 2^65. Smaller ones lose bits, and a processor's time with subnormal numbers; larger ones overflow.
 constexpr float kCompactInputScale = 0x1p63f;
 
 constexpr size_t compact_panel_plane_offset(int i) { return size_t(i) * 64; }

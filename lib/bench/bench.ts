@@ -84,7 +84,7 @@ export interface BenchResult {
   loadAverage: { before: number; after: number }
   /** Weights, caches and temporaries on the device. */
   memoryBytes: number
-  /** BF16 matrices that a GPU keeps in 12 bits an element, and what they would take in 16. */
+  /** BF16 matrices that are kept in 12 bits an element, and what they would take in 16. */
   compactWeights?: { matrices: number; bytes: number; plainBytes: number }
   /** Most resident memory of the process from the load on, mapped files included; null where the system does not tell. */
   peakResidentBytes: number | null

@@ -163,6 +163,7 @@ export class Stream {
    * @throws RequestError INVALID_OPTION for other weights, and for one that an op was given already
    */
   compactWeight(weight: Weight): void {
+    this.refuseInCapture('a weight cannot be made compact during capture: do it before')
     if (this.#arena.measuring) return
     native().compactWeight(this.handle, weight.handle)
   }

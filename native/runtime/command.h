@@ -14,7 +14,7 @@ struct Execution {
   const Step* step;  ///< null before a stream's first step
   int threads;
   const std::atomic<bool>* cancelled;
-  const void* stream;  ///< which one, for commands that depend on its order
+  const void* stream;  ///< whose identity, no more: for commands that depend on its order
 };
 
 struct CudaExecution;

@@ -36,20 +36,18 @@ class CompactWeight : public Command {
   }
   const char* name() const override { return "compactWeight"; }
 
-  void run(const Execution& execution) override {
-    unless_memory_is_short([&] { convert(execution); });
-  }
+  void run(const Execution& execution) override { convert_once(execution); }
 #if NIBBLET_CUDA
-  void enqueue(const CudaExecution& execution) override {
-    unless_memory_is_short([&] { convert(execution); });
-  }
+  void enqueue(const CudaExecution& execution) override { convert_once(execution); }
 #endif
 
  private:
-  template <class Body>
-  void unless_memory_is_short(const Body& body) {
+  template <class Where>
+  void convert_once(const Where& execution) {
+    // Of a graph that is launched again, say: the weight is compact, or an op may have it.
+    if (done_) throw invalid("a weight is made compact once: enqueue that outside of a graph");
     try {
-      body();
+      convert(execution);
     } catch (const Error& error) {
       if (error.code() != "OUT_OF_MEMORY") throw;
       // There is room for one of the two.
@@ -60,11 +58,12 @@ class CompactWeight : public Command {
   void convert(const Execution& execution) {
     weight_->require_loaded(execution.stream);
     const WeightView view = weight_->view();
-    if (view.in > kCompactMostInputs || !reads_compact_panels()) return end();
+    if (view.in > kCompactMostInputs || !prefers_compact_panels()) return end();
     std::vector<CompactPanel> panels(size_t(round_up(view.out, kPanelRows) / kPanelRows));
     CompactPanelsArgs args = {view.data, view.out, view.in, panels.data(), nullptr};
-    const double work = double(view.out) * double(view.in);
-    run_phases(execution, survey_compact_panels, kCompactPanelsPhases, args, work);
+    const double elements = double(view.out) * double(view.in);
+    // Counting an element takes as long as some thirty multiply-adds, putting it into its place as a dozen.
+    run_phases(execution, survey_compact_panels, kCompactPanelsPhases, args, 4 * elements);
     if (is_cancelled(execution)) return end();
     const uint64_t exceptions = place_compact_exceptions(panels.data(), int32_t(panels.size()));
     const size_t bytes = compact_panels_matrix_bytes(view.out, view.in, exceptions);
@@ -73,7 +72,7 @@ class CompactWeight : public Command {
     const size_t scales = size_t(view.out) * sizeof(float);
     auto buffer = std::make_shared<Buffer>(weight_->buffer()->device(), bytes + scales);
     args.compact = buffer->data();
-    run_phases(execution, compact_panels, kCompactPanelsPhases, args, work);
+    run_phases(execution, compact_panels, kCompactPanelsPhases, args, 2 * elements);
     // Cut short, it is not whole.
     if (is_cancelled(execution)) return end();
     std::memcpy(buffer->data() + bytes, view.row_scales, scales);

@@ -41,8 +41,8 @@ std::unique_ptr<Command> load_weight(std::shared_ptr<Weight> weight, std::vector
 std::unique_ptr<Command> load_weight(std::shared_ptr<Weight> weight, const WeightPart& part);
 
 /// Makes a bf16 matrix compact (kernels/pack/compact.h) once all its parts are loaded, where that saves a sixth of its bytes,
-/// leaves few exceptions and is read faster by this processor, and there is memory for both; otherwise it stays as it is. Throws INVALID_OPTION
-/// for other weights and for ones in use; until the command is done, ops and parts are refused. Parts that the same stream
+/// leaves few exceptions and is read faster by this processor, and there is memory for both; otherwise it stays as it is. Runs
+/// once, outside of graphs. Throws INVALID_OPTION for other weights and for ones in use; until the command is done, ops and parts are refused. Parts that the same stream
 /// was given before need no sync; while others are pending the command fails with INVALID_OPTION.
 std::unique_ptr<Command> compact_weight(std::shared_ptr<Weight> weight);
 

@@ -40,7 +40,7 @@ class Weight {
   /// A part is pending from its command's making to its end. Throws INVALID_OPTION unless the weight is plain, and is to
   /// stay so.
   void begin_part();
-  /// On the engine thread, before a GPU's stream `to` is given a pending part that `from` had (null: none). Throws
+  /// On the engine thread, before stream `to` is given a pending part that `from` had (null: none). Throws
   /// INVALID_OPTION for a weight that was made compact.
   void start_part(const void* from, const void* to);
   void end_part(const void* stream) noexcept;

@@ -239,6 +239,9 @@ describe('files', () => {
     using matrix = device.weight({ format: 'bf16', layout: 'rows', out: 16, in: 256 })
     await expectError(() => stream.compactWeight(matrix), 'INVALID_OPTION', 'fragments or panels')
     expect(matrix.exceptions).toBeUndefined()
+    using other = device.weight({ format: 'bf16', layout: 'panels', out: 16, in: 256 })
+    const captured = () => stream.capture(() => stream.compactWeight(other) as undefined)
+    await expectError(captured, 'INVALID_OPTION', 'during capture')
   })
 
   test('parts of a weight in one call, in any order', async () => {

@@ -6,7 +6,8 @@
 namespace nibblet::test {
 
 struct Loaded : LoadedOn {
-  explicit Loaded(RandomWeight source) : LoadedOn("cuda:0", Layout::fragments, std::move(source)) {}
+  explicit Loaded(RandomWeight source)
+      : LoadedOn(Device::open("cuda:0"), Layout::fragments, std::move(source)) {}
 };
 
 }  // namespace nibblet::test

@@ -6,20 +6,10 @@ using namespace nibblet::test;
 
 namespace {
 
-uint16_t& element(RandomWeight& rows, int32_t n, int32_t k) {
-  return reinterpret_cast<uint16_t*>(rows.elements.data())[size_t(n) * size_t(rows.in) + size_t(k)];
-}
-
 RandomWeight random_bits(int32_t out, int32_t in) {
   RandomWeight rows(Format::bf16, out, in, 1);
   std::mt19937 random(2);
   for (uint8_t& byte : rows.elements) byte = uint8_t(random());
-  return rows;
-}
-
-RandomWeight normal(int32_t out, int32_t in) {
-  RandomWeight rows(Format::bf16, out, in, 1);
-  make_normal(rows, 2);
   return rows;
 }
 
@@ -43,7 +33,7 @@ void check_product(LinearCall& call, int32_t m, int32_t n) {
 
 TEST(compact_panels_keep_every_bit) {
   for (const auto& [out, in] : {std::pair(1, 1), std::pair(16, 16), std::pair(37, 300), std::pair(20, 700)}) {
-    for (RandomWeight rows : {random_bits(out, in), awkward_rows(out, in), normal(out, in)}) {
+    for (RandomWeight rows : {random_bits(out, in), awkward_rows(out, in), normal_rows(out, in)}) {
       const CompactPanels compact(rows);
       CHECK(compact.bytes.guards_intact());
       for (int32_t n = 0; n < out; n++) {
@@ -59,7 +49,7 @@ TEST(compact_panels_keep_every_bit) {
 }
 
 TEST(compact_panels_have_the_best_bases) {
-  for (RandomWeight rows : {random_bits(37, 100), awkward_rows(85, 300), normal(33, 2688)}) {
+  for (RandomWeight rows : {random_bits(37, 100), awkward_rows(85, 300), normal_rows(33, 2688)}) {
     const CompactPanels compact(rows);
     uint64_t all = 0;
     for (size_t p = 0; p < compact.panels.size(); p++) {
@@ -91,14 +81,14 @@ TEST(compact_panels_are_the_same_with_any_workers_and_vectors) {
 }
 
 TEST(compact_panels_take_three_quarters) {
-  const RandomWeight rows = normal(2688, 2688);
+  const RandomWeight rows = normal_rows(2688, 2688);
   const CompactPanels compact(rows);
   CHECK(compact.exceptions > 0);
   CHECK(compact.bytes.size() * 1000 < compact.plain.bytes.size() * 752);
 }
 
 TEST(linear_compact_product) {
-  // Inputs that are no multiple of 16, a panel that is not whole, rows selected and normed, x in float32 and bf16.
+  // Inputs that are no multiple of 16, a panel that is not whole, rows normed, x in float32 and bf16.
   const RandomWeight rows = awkward_rows(85, 300);
   const CompactPanels compact(rows);
   for_each_cpu_variant([&] {
@@ -119,6 +109,59 @@ TEST(linear_compact_product) {
         }
       }
     }
+  });
+}
+
+TEST(linear_compact_epilogues_and_selected_rows) {
+  const RandomWeight rows = awkward_rows(85, 300);
+  const CompactPanels compact(rows);
+  constexpr LogitsRow kRows[] = {{8, 0}, {0, 1}, {5, 2}, {5, 3}};
+  for_each_cpu_variant([&] {
+    LinearCall all(Format::bf16, Layout::panels, 85, 300, 9), some(Format::bf16, Layout::panels, 85, 300, 9);
+    all.args.weight = some.args.weight = compact.view;
+    all.run();
+    some.args.rows = kRows;
+    some.args.count = 4;
+    some.args.bias = some.bias.data();
+    some.args.activation = Activation::relu2;
+    some.args.add = true;
+    std::fill_n(some.y.as<float>(), 4 * 85, 2.0f);
+    some.run();
+    for (int32_t i = 0; i < 4; i++) {
+      for (int32_t n = 0; n < 85; n++) {
+        const float value = all.y_at(kRows[i].token, n) + some.bias[size_t(n)];
+        CHECK_EQ(some.y_at(i, n), 2.0f + (value > 0 ? value * value : 0.0f));
+      }
+    }
+  });
+}
+
+TEST(linear_compact_range_of_inputs) {
+  // What inputs are multiplied by leaves products of 2^-63 to 2^65 what they are; beyond, x overflows, and comes out as no number.
+  const RandomWeight rows = normal_rows(20, 64);
+  const CompactPanels compact(rows);
+  for_each_cpu_variant([&] {
+    for (const float size : {0x1p-60f, 1.0f, 0x1p60f}) {
+      LinearCall plain(Format::bf16, Layout::panels, 20, 64, 2),
+          call(Format::bf16, Layout::panels, 20, 64, 2);
+      plain.source = call.source = rows;
+      plain.args.weight = compact.plain.view;
+      call.args.weight = compact.view;
+      for (LinearCall* each : {&plain, &call}) {
+        for (float& x : each->x) x *= size;
+        each->run();
+      }
+      for (int32_t n = 0; n < 20; n++) {
+        check_product(call, 0, n);
+        CHECK_NEAR(call.y_at(1, n), plain.y_at(1, n), 2 * call.product(1, n).second);
+      }
+    }
+    LinearCall large(Format::bf16, Layout::panels, 20, 64, 2);
+    large.args.weight = compact.view;
+    large.x[3] = 0x1p65f;
+    large.run();
+    for (int32_t n = 0; n < 20; n++)
+      CHECK(!std::isfinite(large.y_at(0, n)) && std::isfinite(large.y_at(1, n)));
   });
 }
 

@@ -25,27 +25,34 @@ inline void make_normal(RandomWeight& weight, uint32_t seed) {
   }
 }
 
+inline RandomWeight normal_rows(int32_t out, int32_t in) {
+  RandomWeight rows(Format::bf16, out, in, 1);
+  make_normal(rows, 2);
+  return rows;
+}
+
+inline uint16_t& element(RandomWeight& rows, int32_t n, int32_t k) {
+  return reinterpret_cast<uint16_t*>(rows.elements.data())[size_t(n) * size_t(rows.in) + size_t(k)];
+}
+
 /// Rows without exceptions, with one, two, three and 40 of them, in turns; zeros, subnormals and whole rows of zeros too.
 inline RandomWeight awkward_rows(int32_t out, int32_t in) {
   RandomWeight weight(Format::bf16, out, in, 5);
   std::mt19937 random(6);
-  const auto element = [&](int32_t n, int32_t k) -> uint16_t& {
-    return reinterpret_cast<uint16_t*>(weight.elements.data())[size_t(n) * size_t(in) + size_t(k)];
-  };
   for (int32_t n = 0; n < out; n++) {
     // Windows of different rows lie elsewhere.
     const uint32_t exponent = 100 + uint32_t(n % 30);
     for (int32_t k = 0; k < in; k++) {
       const uint32_t bits = uint32_t(random());
-      element(n, k) = uint16_t((bits & 0x807f) | (exponent + (bits >> 16) % 13) << 7);
-      if (bits >> 28 == 0 || n % 7 == 6) element(n, k) = uint16_t(bits & 0x8000);
+      element(weight, n, k) = uint16_t((bits & 0x807f) | (exponent + (bits >> 16) % 13) << 7);
+      if (bits >> 28 == 0 || n % 7 == 6) element(weight, n, k) = uint16_t(bits & 0x8000);
     }
     constexpr int kCounts[] = {0, 1, 2, 3, 40};
     for (int i = 0; i < kCounts[n % 5]; i++) {
       const uint32_t bits = uint32_t(random());
       // Far above, far below, and subnormal.
       const uint32_t far = i % 3 == 0 ? exponent + 17 : i % 3 == 1 ? exponent - 80 : 0;
-      element(n, int32_t(bits % uint32_t(in))) = uint16_t((bits & 0x8000) | far << 7 | 0x2a);
+      element(weight, n, int32_t(bits % uint32_t(in))) = uint16_t((bits & 0x8000) | far << 7 | 0x2a);
     }
   }
   return weight;

@@ -10,16 +10,6 @@
 /// What the tests of compact_weight share.
 namespace nibblet::test {
 
-inline RandomWeight normal_rows(int32_t out, int32_t in) {
-  RandomWeight rows(Format::bf16, out, in, 1);
-  make_normal(rows, 2);
-  return rows;
-}
-
-inline uint16_t& element(RandomWeight& rows, int32_t n, int32_t k) {
-  return reinterpret_cast<uint16_t*>(rows.elements.data())[size_t(n) * size_t(rows.in) + size_t(k)];
-}
-
 /// A weight on a device and the file that its rows come from.
 struct LoadedOn {
   std::shared_ptr<Device> device;
@@ -28,8 +18,8 @@ struct LoadedOn {
   TemporaryFile file;
   std::shared_ptr<Weight> weight;
 
-  LoadedOn(const char* name, Layout layout, RandomWeight source)
-      : device(Device::open(name)),
+  LoadedOn(std::shared_ptr<Device> on, Layout layout, RandomWeight source)
+      : device(std::move(on)),
         stream(std::make_shared<Stream>(device, 1)),
         rows(std::move(source)),
         file(bytes_of(rows.elements)),
