@@ -12,7 +12,7 @@ namespace nibblet {
 /// Float32 inside. An e4m3 cache holds e4m3(k / k_scale), saturating at 448, and is read as e4m3 · k_scale.
 /// Inactive rows append nothing (their y is undefined). The page of position p of sequence s is
 /// step.pages[s · pages_per_sequence + p / kPageTokens].
-/// Phases: 0 append, 1 attend.
+/// Phases: 0 append, 1 attend, or, where few tokens are split over workers (split.h), 1 scores, 2 weights, 3 sums.
 struct AttentionArgs {
   const Step* step;
   const Slot* slots;  ///< may be null when no sequence decodes
@@ -27,9 +27,15 @@ struct AttentionArgs {
   float k_scale;
   float v_scale;
   void* y;  ///< [tokens, heads · head_dim]
+  /// On the CPU, 64-byte aligned: for steps whose scores and their scales fit; null for none.
+  float* scratch = nullptr;
+  size_t scratch_floats = 0;
 };
 
-constexpr int kAttentionPhases = 2;
+/// Floats of scratch of a token and head that sees so many pages.
+constexpr size_t attention_row_floats(int32_t pages) { return size_t(pages) * (kPageTokens + 1) + 1; }
+
+constexpr int kAttentionPhases = 4;
 /// The scalar specification: scores twice (maximum, then sums), no scratch.
 void attention_reference(const AttentionArgs& args, int phase, int worker, int workers);
 /// Page by page with a running maximum; all query heads of a kv head read each page once.

@@ -5,7 +5,7 @@
 
 #include "kernels/attention/panels.h"
 #include "kernels/numerics/exp.h"
-#include "kernels/simd/cpu.h"
+#include "kernels/simd/dispatch.h"
 #include "kernels/step.h"
 
 namespace nibblet {
@@ -13,37 +13,13 @@ namespace {
 
 // Each template is inlined into functions compiled for one machine each, so that nothing is shared between machines.
 
-template <template <typename, int> class Pack, int width>
-[[gnu::always_inline]] inline bool pack(DType type, const void* from, int32_t count, int32_t head_dim,
-                                        uint32_t* panels) {
-  const size_t elements = size_t(count) * size_t(head_dim);
-  if (type == DType::e4m3) {
-    const auto* cache = static_cast<const uint8_t*>(from);
-    Pack<uint8_t, width>::run(cache, count, head_dim, panels);
-    return all_finite(cache, elements);
-  }
-  if (type == DType::bf16) {
-    const auto* cache = static_cast<const uint16_t*>(from);
-    Pack<uint16_t, width>::run(cache, count, head_dim, panels);
-    return all_finite(cache, elements);
-  }
-  const auto* cache = static_cast<const uint32_t*>(from);
-  Pack<uint32_t, width>::run(cache, count, head_dim, panels);
-  return all_finite(cache, elements);
+/// Calls body with the elements as what they are stored in.
+template <typename Body>
+[[gnu::always_inline]] inline auto with_type(DType type, const void* from, const Body& body) {
+  if (type == DType::e4m3) return body(static_cast<const uint8_t*>(from));
+  if (type == DType::bf16) return body(static_cast<const uint16_t*>(from));
+  return body(static_cast<const uint32_t*>(from));
 }
-
-template <typename T, int width>
-struct Keys {
-  [[gnu::always_inline]] static void run(const T* from, int32_t count, int32_t head_dim, uint32_t* panels) {
-    pack_keys<width>(from, count, head_dim, panels);
-  }
-};
-template <typename T, int width>
-struct Values {
-  [[gnu::always_inline]] static void run(const T* from, int32_t count, int32_t head_dim, uint32_t* panels) {
-    pack_values(from, count, head_dim, panels);
-  }
-};
 
 /// The sum of sixteen lanes, each over every sixteenth value, by a tree.
 [[gnu::always_inline]] inline float sum_page(const float* values) {
@@ -88,24 +64,31 @@ template <int width>
   return rescale;
 }
 
-#define NIBBLET_ATTENTION_LANES(name, target, width)                                                       \
-  target bool keys_##name(DType type, const void* from, int32_t count, int32_t head_dim, uint32_t* to) {   \
-    return pack<Keys, width>(type, from, count, head_dim, to);                                             \
-  }                                                                                                        \
-  target bool values_##name(DType type, const void* from, int32_t count, int32_t head_dim, uint32_t* to) { \
-    return pack<Values, width>(type, from, count, head_dim, to);                                           \
-  }                                                                                                        \
-  target float weigh_##name(float* scores, float& largest, float& total) {                                 \
-    return weigh_page<width>(scores, largest, total);                                                      \
-  }                                                                                                        \
-  target void scale_##name(float* sums, float factor, int32_t count) {                                     \
-    for (int32_t i = 0; i < count; ++i) sums[i] *= factor;                                                 \
-  }                                                                                                        \
-  target void add_##name(float* sums, const float* products, int32_t count) {                              \
-    for (int32_t i = 0; i < count; ++i) sums[i] += products[i];                                            \
-  }                                                                                                        \
-  constexpr AttentionLanes lanes_##name = {keys_##name, values_##name, weigh_##name, scale_##name,         \
-                                           add_##name};
+#define NIBBLET_ATTENTION_LANES(name, target, width)                                                         \
+  target void keys_##name(DType type, const void* from, int32_t count, int32_t head_dim, uint32_t* to) {     \
+    with_type(type, from,                                                                                    \
+              [&](auto* keys) NIBBLET_VECTORIZED { pack_keys<width>(keys, count, head_dim, to); });          \
+  }                                                                                                          \
+  target void values_##name(DType type, const void* from, int32_t count, int32_t head_dim, int32_t channels, \
+                            uint32_t* to) {                                                                  \
+    with_type(type, from,                                                                                    \
+              [&](auto* values) NIBBLET_VECTORIZED { pack_values(values, count, head_dim, channels, to); }); \
+  }                                                                                                          \
+  target bool finite_##name(DType type, const void* from, int32_t count) {                                   \
+    return with_type(                                                                                        \
+        type, from, [&](auto* elements) NIBBLET_VECTORIZED { return all_finite(elements, size_t(count)); }); \
+  }                                                                                                          \
+  target float weigh_##name(float* scores, float& largest, float& total) {                                   \
+    return weigh_page<width>(scores, largest, total);                                                        \
+  }                                                                                                          \
+  target void scale_##name(float* sums, float factor, int32_t count) {                                       \
+    for (int32_t i = 0; i < count; ++i) sums[i] *= factor;                                                   \
+  }                                                                                                          \
+  target void add_##name(float* sums, const float* products, int32_t count) {                                \
+    for (int32_t i = 0; i < count; ++i) sums[i] += products[i];                                              \
+  }                                                                                                          \
+  constexpr AttentionLanes lanes_##name = {keys_##name,  values_##name, finite_##name,                       \
+                                           weigh_##name, scale_##name,  add_##name};
 
 NIBBLET_ATTENTION_LANES(portable, , 4)
 #ifdef __x86_64__

@@ -8,9 +8,11 @@ namespace nibblet {
 
 /// The loops of attention beside the inner product, for the machine's vectors. All variants give the same bits.
 struct AttentionLanes {
-  /// pack_keys and pack_values (panels.h) of cached elements; false when one of them is NaN or infinite.
-  bool (*pack_keys)(DType type, const void* keys, int32_t count, int32_t head_dim, uint32_t* panels);
-  bool (*pack_values)(DType type, const void* values, int32_t count, int32_t head_dim, uint32_t* panels);
+  /// Of cached elements: as in panels.h.
+  void (*pack_keys)(DType type, const void* keys, int32_t count, int32_t head_dim, uint32_t* panels);
+  void (*pack_values)(DType type, const void* values, int32_t count, int32_t head_dim, int32_t channels,
+                      uint32_t* panels);
+  bool (*finite)(DType type, const void* elements, int32_t count);
   /// Turns the scores of a page, -infinity where nothing is seen, into weights relative to the running maximum, and adds them to
   /// the running total. @return what earlier sums are to be multiplied by
   float (*weigh)(float* scores, float& largest, float& total);

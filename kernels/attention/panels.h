@@ -107,15 +107,15 @@ template <int width, typename T>
   }
 }
 
-/// Packs `count` values of `head_dim` elements as columns: panels of 16 channels with round_up(count, 16) inputs, absent
+/// Packs the first `wanted` elements of `count` values, `head_dim` elements apart, as columns: panels of 16 channels with round_up(count, 16) inputs, absent
 /// ones 0 (their weights are 0, and what a page held before may be NaN).
 template <typename T>
 [[gnu::always_inline]] inline void pack_values(const T* values, int32_t count, int32_t head_dim,
-                                               uint32_t* panels) {
+                                               int32_t wanted, uint32_t* panels) {
   constexpr int32_t inputs = kWordInputs<T>;
   const int32_t words = round_up(count, kBlockInputs) / inputs;
-  for (int32_t first = 0; first < head_dim; first += kPanelRows, panels += words * kPanelRows) {
-    const int32_t channels = std::min(kPanelRows, head_dim - first);
+  for (int32_t first = 0; first < wanted; first += kPanelRows, panels += words * kPanelRows) {
+    const int32_t channels = std::min(kPanelRows, wanted - first);
     const bool whole = channels == kPanelRows;
     for (int32_t w = 0; w < words; ++w) {
       T rows[inputs][kPanelRows] = {};

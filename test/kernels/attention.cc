@@ -1,5 +1,7 @@
+#include "kernels/attention/split.h"
 #include "test/kernels/attention_layer.h"
 #include "test/kernels/inputs.h"
+#include "test/kernels/weights.h"
 
 namespace nibblet::test {
 namespace {
@@ -20,9 +22,60 @@ AttentionRun run_of(Op op, int workers = 1) {
   };
 }
 
+/// With as much scratch as the runtime gives, less `missing` floats.
+AttentionRun run_split(int workers = 1, size_t missing = 0) {
+  return [=](AttentionArgs args, const AttentionSizes& sizes) {
+    const size_t floats = size_t(args.heads) * size_t(sizes.pages) * attention_row_floats(1);
+    GuardedBytes scratch(floats * sizeof(float), 0xff);
+    args.scratch = scratch.as<float>();
+    args.scratch_floats = floats - missing;
+    run_phases(attention, kAttentionPhases, args, workers);
+    CHECK(scratch.guards_intact());
+  };
+}
+
 void check_batch(Op op) {
   check_attention_batch(run_of(op), {run_of(op, 2), run_of(op, 3), run_of(op, 7)}, kShapes);
 }
+
+/// Two sequences that decode, one that does not, and one of three tokens, behind what other steps cached.
+struct DecodeStep {
+  AttentionLayerShape shape;
+  AttentionLayer layer;
+  Batch batch{4};
+  std::vector<Slot> slots = std::vector<Slot>(5);
+  Elements qkv;
+
+  explicit DecodeStep(const AttentionLayerShape& s) : shape(s), layer(s, 8), qkv(s.type, size_t(0)) {
+    Batch before(4);
+    before.add(0, 0, 150, 0, {0, 3, 6});
+    before.add(2, 0, 64, 0, {2});
+    before.add(1, 0, 5, 0, {4});
+    layer.run(run_of(attention), before, random_attention_rows(shape, 219, 5));
+    slots[0].active = slots[2].active = 1;
+    batch.add(2, 64, 1, kDecode, {2, 7});
+    batch.add(3, 5, 1, kDecode, {5});  // not active
+    batch.add(0, 150, 1, kDecode, {0, 3, 6});
+    batch.add(1, 5, 3, 0, {4});
+    qkv = random_attention_rows(shape, int32_t(batch.ids.size()), 6);
+  }
+  Elements run(const AttentionRun& run) const {
+    AttentionLayer copy = layer;
+    return copy.run(run, batch, qkv, slots);
+  }
+  /// Without the row that is not active.
+  bool same(const Elements& a, const Elements& b) const {
+    const size_t row = size_t(shape.width());
+    return a.part(0, row) == b.part(0, row) &&
+           a.part(2 * row, a.size() - 2 * row) == b.part(2 * row, b.size() - 2 * row);
+  }
+};
+
+const std::vector<AttentionLayerShape> kSplitShapes = {
+    {4, 1, 128, DType::bf16, DType::e4m3}, {8, 2, 64, DType::bf16, DType::bf16},
+    {6, 3, 20, DType::f32, DType::f32},    {5, 5, 7, DType::f32, DType::e4m3},
+    {5, 1, 33, DType::bf16, DType::e4m3},
+};
 
 }  // namespace
 
@@ -39,6 +92,57 @@ TEST(attention_pieces) {
 }
 TEST(attention_batch) {
   for_each_cpu_variant([] { check_batch(attention); });
+}
+TEST(attention_split_pieces) {
+  for_each_cpu_variant([] { check_attention_pieces(run_split(3), kShapes); });
+}
+TEST(attention_split_gives_the_same_bits) {
+  for_each_cpu_variant([] {
+    for (const AttentionLayerShape& shape : kSplitShapes) {
+      const DecodeStep step(shape);
+      const Elements whole = step.run(run_of(attention));
+      for (const int workers : {1, 2, 3, 7, 40}) CHECK(step.same(step.run(run_split(workers)), whole));
+    }
+  });
+}
+TEST(attention_is_split_where_tokens_are_few_and_scores_fit) {
+  const DecodeStep decode({4, 1, 128, DType::bf16, DType::e4m3});
+  const auto split = [](bool expected) {
+    return [=](const AttentionArgs& args, const AttentionSizes& sizes) {
+      AttentionArgs given = args;
+      // Three pages of 150 positions, two of 64, one of three tokens.
+      given.scratch_floats =
+          4 * (attention_row_floats(3) + attention_row_floats(2) + 3 * attention_row_floats(1));
+      CHECK(given.scratch_floats <= 4 * size_t(sizes.pages) * attention_row_floats(1));
+      CHECK_EQ(attention_is_split(given), expected);
+      given.scratch_floats--;
+      CHECK(!attention_is_split(given));
+    };
+  };
+  decode.run(split(true));
+  DecodeStep prompt({4, 1, 128, DType::bf16, DType::e4m3});
+  prompt.batch.sequences[3].count = 5;
+  prompt.run(split(false));
+  // Then all of it is done in one phase.
+  CHECK(
+      decode.same(decode.run(run_split(3, 4 * 6 * attention_row_floats(1))), decode.run(run_of(attention))));
+}
+TEST(attention_split_nan) {
+  for_each_cpu_variant([] {
+    // Of one sequence's cached keys or values: it alone has it, and all of its heads of that kv head.
+    for (const int32_t part : {0, 1}) {
+      DecodeStep step({8, 2, 64, DType::bf16, DType::bf16});
+      const size_t at = ((size_t(3) * 2 + size_t(part)) * 2 + 1) * kPageTokens * 64 + 17 * 64 + 50;
+      static_cast<uint16_t*>(step.layer.cache.data())[at] = 0x7fc0;
+      const Elements whole = step.run(run_of(attention)), y = step.run(run_split(3));
+      for (int32_t i = 0; i < 512; ++i) {
+        CHECK(!std::isnan(y[size_t(i)]) && !std::isnan(y[size_t(3 * 512 + i)]));
+        const bool reached = i >= 256 && (part == 0 || i % 64 == 50);
+        CHECK_EQ(std::isnan(y[size_t(2 * 512 + i)]), reached);
+        if (!reached) CHECK_EQ(y[size_t(2 * 512 + i)], whole[size_t(2 * 512 + i)]);
+      }
+    }
+  });
 }
 TEST(attention_extremes) {
   for_each_cpu_variant([] { check_attention_extremes(run_of(attention)); });

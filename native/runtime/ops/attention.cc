@@ -3,6 +3,7 @@
 #include <climits>
 #include <cmath>
 
+#include "kernels/attention/split.h"
 #include "native/runtime/ops.h"
 #if NIBBLET_CUDA
 #include "kernels/attention/cuda.h"
@@ -49,8 +50,14 @@ class Attention : public OpCommand {
       if (exact_) call.fail("`exact` runs on the CPU alone; use device 'cpu' for it");
       cuda_ = CudaScratchBuffers(*call.stream,
                                  attention_cuda_scratch(args_, static_cast<int32_t>(capacity_), *target));
+      return;
     }
 #endif
+    if (exact_) return;
+    // A step's sequences have pages of their own, mostly: those that share more than this leaves room for are not split.
+    args_.scratch_floats = size_t(heads) * size_t(pages_) * (attention_row_floats(1));
+    scratch_ = call.stream->workspace(args_.scratch_floats * sizeof(float));
+    args_.scratch = reinterpret_cast<float*>(scratch_->data());
   }
 
   void check(const Step* given) const override {
@@ -78,7 +85,8 @@ class Attention : public OpCommand {
     }
     // Appending a few tokens is done sooner than the pool is awake.
     const bool few = double(step.tokens) * args.kv_heads * args.head_dim < kWakeWork;
-    const auto most = [&](int phase) { return phase == 0 && few ? 1 : INT_MAX; };
+    const bool split = !exact_ && attention_is_split(args);
+    const auto most = [&](int phase) { return (phase == 0 && few) || (phase > 1 && !split) ? 1 : INT_MAX; };
     run_phases(execution, exact_ ? attention_reference : attention, kAttentionPhases, args, work, most);
   }
 
@@ -95,6 +103,7 @@ class Attention : public OpCommand {
   AttentionArgs args_{};
   bool exact_;
   int64_t slot_count_, capacity_, pages_;
+  std::shared_ptr<Buffer> scratch_;
 #if NIBBLET_CUDA
   CudaScratchBuffers cuda_;
 #endif
