@@ -27,13 +27,15 @@ struct AttentionArgs {
   float k_scale;
   float v_scale;
   void* y;  ///< [tokens, heads · head_dim]
-  /// On the CPU, 64-byte aligned: for steps whose scores and their scales fit; null for none.
+  /// On the CPU, 64-byte aligned, for steps of few tokens whose scores fit (split.h); null for none.
   float* scratch = nullptr;
   size_t scratch_floats = 0;
 };
 
-/// Floats of scratch of a token and head that sees so many pages.
-constexpr size_t attention_row_floats(int32_t pages) { return size_t(pages) * (kPageTokens + 1) + 1; }
+/// Floats of scratch of a token and head that sees so many pages: at most as many times those of one.
+constexpr size_t attention_row_floats(int32_t pages) {
+  return size_t(pages) * kPageTokens + (size_t(pages) + 16) / 16 * 16;
+}
 
 constexpr int kAttentionPhases = 4;
 /// The scalar specification: scores twice (maximum, then sums), no scratch.

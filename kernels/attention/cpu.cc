@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <limits>
+
 #include "kernels/attention/query_rows.h"
 #include "kernels/attention/split.h"
 #include "kernels/numerics/partition.h"
@@ -34,8 +37,13 @@ class Tile {
       }
       rows_.add_values(page, score_rows_, 0, head_dim_, sum_rows_);
     }
-    if (!finite) return rows_.attend_one_by_one();
-    for (int32_t r = 0; r < count; ++r) rows_.write(r, 0, head_dim_, sums_[r], total_[r]);
+    for (int32_t r = 0; r < count; ++r) {
+      if (finite) {
+        rows_.write(r, 0, head_dim_, sums_[r], total_[r]);
+      } else {
+        rows_.attend_alone(r);
+      }
+    }
   }
 
  private:

@@ -107,8 +107,8 @@ template <int width, typename T>
   }
 }
 
-/// Packs the first `wanted` elements of `count` values, `head_dim` elements apart, as columns: panels of 16 channels with round_up(count, 16) inputs, absent
-/// ones 0 (their weights are 0, and what a page held before may be NaN).
+/// Packs the first `wanted` elements of `count` values, `head_dim` elements apart, as columns: panels of 16 channels
+/// with round_up(count, 16) inputs, absent ones 0 (their weights are 0, and what a page held before may be NaN).
 template <typename T>
 [[gnu::always_inline]] inline void pack_values(const T* values, int32_t count, int32_t head_dim,
                                                int32_t wanted, uint32_t* panels) {

@@ -7,8 +7,8 @@
 #include "kernels/attention/lanes.h"
 #include "kernels/linear/matmul.h"
 
-// Both products of attention are the inner product of linear: scores = queries · keys and sums = weights · values, with
-// a slice of a page, packed into panels, as the weight. So the variant of the machine does the arithmetic here.
+// Both products of attention are the inner product of linear: scores = queries · keys and sums = weights · values, with a
+// slice of a page, packed into panels, as the weight. So the variant of the machine does the arithmetic here.
 namespace nibblet {
 
 /// Query rows (a token and a head) that share the packing of a page.
@@ -48,7 +48,6 @@ class QueryRows {
     }
   }
 
-  int32_t count() const { return count_; }
   /// Channels with those up to whole panels.
   int32_t padded() const { return padded_; }
   /// Positions that a row sees; the last row sees the most.
@@ -102,10 +101,8 @@ class QueryRows {
     const size_t out = (size_t(token_[r]) * args_.heads + head_[r]) * args_.head_dim + first;
     for (int32_t i = 0; i < channels; ++i) write_element(args_.y, args_.type, out + i, sums[i] / total);
   }
-  /// Each row for itself: what a later token cached must not reach an earlier one.
-  void attend_one_by_one() const {
-    for (int32_t r = 0; r < count_; ++r) attend_reference(args_, sequence_, token_[r], head_[r]);
-  }
+  /// A row for itself: what a later token cached must not reach an earlier one.
+  void attend_alone(int32_t r) const { attend_reference(args_, sequence_, token_[r], head_[r]); }
 
  private:
   /// Positions of a slice; the panels of one slice are at most 32 KiB.

@@ -1,9 +1,22 @@
 #include "kernels/attention/split.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "kernels/attention/query_rows.h"
+#include "kernels/numerics/partition.h"
 
 namespace nibblet {
 namespace {
+
+/// Pages of a step below which two barriers more may cost what is gained, about 45 ns a position of tiny's.
+constexpr int64_t kFewestPages = 6;
+/// The total of a row that sees an element which is not finite: it has its output already.
+constexpr float kDone = -1;
+
+int32_t pages_of(const Sequence& sequence) {
+  return (sequence.position + sequence.count + kPageTokens - 1) / kPageTokens;
+}
 
 /// The rows of one sequence and kv head, and their place in the scratch.
 struct Item {
@@ -13,8 +26,7 @@ struct Item {
   int32_t pages;
   float* scratch;
 
-  /// A row's scores, then weights, page after page; then for each page what earlier sums are multiplied by; then the row's
-  /// total, 0 where an element that it sees is not finite.
+  /// A row's scores, then weights, page after page; then for each page what earlier sums are multiplied by; then the total.
   float* scores(int32_t r) const { return scratch + size_t(r) * attention_row_floats(pages); }
   float* rescales(int32_t r) const { return scores(r) + size_t(pages) * kPageTokens; }
   float& total(int32_t r) const { return rescales(r)[pages]; }
@@ -28,7 +40,7 @@ void for_each_item(const AttentionArgs& args, const Body& body) {
   for (int32_t s = 0; s < step.sequence_count; ++s) {
     const Sequence& sequence = step.sequences[s];
     if (!is_live(sequence, args.slots)) continue;
-    const int32_t pages = (sequence.position + sequence.count + kPageTokens - 1) / kPageTokens;
+    const int32_t pages = pages_of(sequence);
     for (int32_t kv_head = 0; kv_head < args.kv_heads; ++kv_head) {
       const Item item = {s, kv_head, sequence.count * group, pages, scratch};
       body(item);
@@ -37,16 +49,18 @@ void for_each_item(const AttentionArgs& args, const Body& body) {
   }
 }
 
-/// Calls body(item, first, last) for a worker's part of the units of all items.
-template <class Units, class Body>
-void for_part(const AttentionArgs& args, int worker, int workers, const Units& units, const Body& body) {
+/// Calls body(args, item, first, last) for a worker's part of the units of all items.
+/// @param cost  of a unit of an item, above 0
+template <class Units, class Cost, class Body>
+void for_part(const AttentionArgs& args, int worker, int workers, const Units& units, const Cost& cost,
+              const Body& body) {
   int64_t total = 0, start = 0;
-  for_each_item(args, [&](const Item& item) { total += units(item) * item.pages; });
+  for_each_item(args, [&](const Item& item) { total += units(item) * cost(item); });
   const Range part = partition(total, worker, workers);
   for_each_item(args, [&](const Item& item) {
-    const Range mine = units_of(part, start, item.pages, units(item));
-    if (mine.first < mine.last) body(item, int32_t(mine.first), int32_t(mine.last));
-    start += units(item) * item.pages;
+    const Range mine = units_of(part, start, cost(item), units(item));
+    if (mine.first < mine.last) body(args, item, int32_t(mine.first), int32_t(mine.last));
+    start += units(item) * cost(item);
   });
 }
 
@@ -72,8 +86,12 @@ void weigh_rows(const AttentionArgs& args, const Item& item, int32_t first, int3
   for (int32_t r = first; r < last; ++r) {
     float* rescales = item.rescales(r);
     float& total = item.total(r);
+    if (std::find(rescales, rescales + item.pages, 0.0f) != rescales + item.pages) {
+      rows.attend_alone(r);
+      total = kDone;
+      continue;
+    }
     total = 0;
-    if (std::find(rescales, rescales + item.pages, 0.0f) != rescales + item.pages) continue;
     float largest = -std::numeric_limits<float>::infinity();
     for (int32_t page = 0; page < item.pages; ++page) {
       const int32_t position = page * kPageTokens;
@@ -83,12 +101,10 @@ void weigh_rows(const AttentionArgs& args, const Item& item, int32_t first, int3
 }
 
 void sum_channels(const AttentionArgs& args, const Item& item, int32_t first_panel, int32_t last_panel) {
+  // All rows of an item are done, or none.
+  if (item.total(0) == kDone) return;
   QueryRows rows(args, item.sequence, item.kv_head);
   rows.place(0, item.rows);
-  if (item.total(0) == 0) {
-    if (first_panel == 0) rows.attend_one_by_one();
-    return;
-  }
   const int32_t first = first_panel * kPanelRows,
                 channels = std::min(last_panel * kPanelRows, args.head_dim) - first;
   alignas(64) float sums[kQueryRows][kMaxHeadDim];
@@ -112,29 +128,29 @@ void sum_channels(const AttentionArgs& args, const Item& item, int32_t first_pan
 }  // namespace
 
 bool attention_is_split(const AttentionArgs& args) {
+  if (args.head_dim > kMaxHeadDim) return false;
   const Step& step = *args.step;
   const int32_t group = args.heads / args.kv_heads;
   size_t floats = 0;
+  int64_t pages = 0;
   for (int32_t s = 0; s < step.sequence_count; ++s) {
     const Sequence& sequence = step.sequences[s];
     if (!is_live(sequence, args.slots)) continue;
     if (int64_t(sequence.count) * group > kQueryRows) return false;
-    const int32_t pages = (sequence.position + sequence.count + kPageTokens - 1) / kPageTokens;
-    floats += size_t(sequence.count) * size_t(args.heads) * attention_row_floats(pages);
+    pages += pages_of(sequence);
+    floats += size_t(sequence.count) * size_t(args.heads) * attention_row_floats(pages_of(sequence));
   }
-  return floats <= args.scratch_floats;
+  return pages >= kFewestPages && floats <= args.scratch_floats;
 }
 
 void attention_split(const AttentionArgs& args, int phase, int worker, int workers) {
+  const auto one = [](const Item&) { return int64_t{1}; };
   const auto pages = [](const Item& item) { return int64_t(item.pages); };
   const auto rows = [](const Item& item) { return int64_t(item.rows); };
   const auto panels = [&](const Item&) { return int64_t(round_up(args.head_dim, kPanelRows) / kPanelRows); };
-  const auto with_args = [&](const auto& body) {
-    return [&](const Item& item, int32_t first, int32_t last) { body(args, item, first, last); };
-  };
-  if (phase == 1) for_part(args, worker, workers, pages, with_args(score_pages));
-  if (phase == 2) for_part(args, worker, workers, rows, with_args(weigh_rows));
-  if (phase == 3) for_part(args, worker, workers, panels, with_args(sum_channels));
+  if (phase == 1) for_part(args, worker, workers, pages, one, score_pages);
+  if (phase == 2) for_part(args, worker, workers, rows, pages, weigh_rows);
+  if (phase == 3) for_part(args, worker, workers, panels, pages, sum_channels);
 }
 
 }  // namespace nibblet

@@ -227,3 +227,27 @@ TEST(numerics_partition) {
     }
   }
 }
+
+TEST(numerics_units_of_a_part) {
+  // Three items, of 64 units of cost 1, 5 of cost 7 and 63 of cost 1: each unit has one worker, and no worker more than a unit
+  // above its share.
+  constexpr int64_t kUnits[] = {64, 5, 63}, kCosts[] = {1, 7, 1};
+  for (const int workers : {1, 2, 3, 8, 200}) {
+    int64_t next[3] = {};
+    for (int worker = 0; worker < workers; worker++) {
+      const Range part = partition(162, worker, workers);
+      int64_t start = 0, cost = 0;
+      for (int i = 0; i < 3; i++) {
+        const Range mine = units_of(part, start, kCosts[i], kUnits[i]);
+        if (mine.first < mine.last) {
+          CHECK_EQ(mine.first, next[i]);
+          next[i] = mine.last;
+          cost += (mine.last - mine.first) * kCosts[i];
+        }
+        start += kUnits[i] * kCosts[i];
+      }
+      CHECK(cost <= part.last - part.first + 7);
+    }
+    for (int i = 0; i < 3; i++) CHECK_EQ(next[i], kUnits[i]);
+  }
+}

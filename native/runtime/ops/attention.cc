@@ -1,5 +1,6 @@
 #include "kernels/attention/attention.h"
 
+#include <algorithm>
 #include <climits>
 #include <cmath>
 
@@ -12,6 +13,9 @@
 
 namespace nibblet {
 namespace {
+
+/// 32 MiB: a quarter of a million positions of Nano's heads.
+constexpr size_t kMostScratchFloats = size_t{8} << 20;
 
 class Attention : public OpCommand {
  public:
@@ -54,8 +58,9 @@ class Attention : public OpCommand {
     }
 #endif
     if (exact_) return;
-    // A step's sequences have pages of their own, mostly: those that share more than this leaves room for are not split.
-    args_.scratch_floats = size_t(heads) * size_t(pages_) * (attention_row_floats(1));
+    // Steps that want more (long contexts, or several tokens of many sequences) are not split.
+    const size_t wanted = size_t(heads) * size_t(pages_) * attention_row_floats(1);
+    args_.scratch_floats = std::min(wanted, kMostScratchFloats);
     scratch_ = call.stream->workspace(args_.scratch_floats * sizeof(float));
     args_.scratch = reinterpret_cast<float*>(scratch_->data());
   }
