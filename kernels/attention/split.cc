@@ -9,7 +9,7 @@
 namespace nibblet {
 namespace {
 
-/// Pages of a step below which two barriers more may cost what is gained, about 45 ns a position of tiny's.
+/// Pages of a step below which two barriers more may cost what is gained (bench/notes.md).
 constexpr int64_t kFewestPages = 6;
 /// The total of a row that sees an element which is not finite: it has its output already.
 constexpr float kDone = -1;

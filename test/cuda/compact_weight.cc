@@ -40,13 +40,7 @@ TEST(cuda_compact_weight_that_stays_plain) {
   for (int32_t k = 0; k < 65; k++) element(one_row, 7, 3 * k) = uint16_t(0x7f80 | k);
   for (RandomWeight* rows : {&scattered, &one_row}) {
     Loaded loaded(*rows);
-    loaded.load();
-    loaded.compact();
-    CHECK(!sync(*loaded.stream).error);
-    CHECK(!loaded.is_compact());
-    CHECK(loaded.is_whole());
-    CHECK_EQ(loaded.weight->exceptions(), uint64_t(0));
-    CHECK(loaded.weight->bind().format == Format::bf16);
+    check_stays_plain(loaded);
   }
   // 64 in a row are as many as there may be, those of the normal distribution included.
   for (int32_t k = 0; k < 1024; k++) element(one_row, 7, k) = uint16_t(k < 64 ? 0x7f80 | k : 0x3f80);

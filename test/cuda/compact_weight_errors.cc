@@ -32,14 +32,7 @@ TEST(cuda_compact_weight_refuses) {
   Loaded loaded(normal_rows(40, 512));
   loaded.load();
   CHECK(!sync(*loaded.stream).error);
-  {
-    const auto command = compact_weight(loaded.weight);
-    CHECK_THROWS("INVALID_OPTION", loaded.weight->bind(), "stream.sync()");
-    CHECK_THROWS("INVALID_OPTION", load_weight(loaded.weight, loaded.part(0, 8)), "complete");
-    CHECK_THROWS("INVALID_OPTION", compact_weight(loaded.weight), "already");
-  }
-  // The command went without having run.
-  CHECK(loaded.is_whole());
+  check_refuses_while_compacting(loaded);
   loaded.compact();
   CHECK(!sync(*loaded.stream).error);
   CHECK(loaded.is_compact());
@@ -50,13 +43,7 @@ TEST(cuda_compact_weight_refuses) {
   Loaded used(normal_rows(40, 512));
   used.weight->bind();
   CHECK_THROWS("INVALID_OPTION", compact_weight(used.weight), "an op uses");
-  const auto other = [&](Format format, Layout layout, int32_t matrices) {
-    return std::make_shared<Weight>(loaded.device, format, layout, matrices, 16, 64);
-  };
-  CHECK_THROWS("INVALID_OPTION", compact_weight(other(Format::e4m3, Layout::fragments, 1)), "single bf16");
-  CHECK_THROWS("INVALID_OPTION", compact_weight(other(Format::bf16, Layout::fragments, 2)), "single bf16");
-  CHECK_THROWS("INVALID_OPTION", compact_weight(other(Format::bf16, Layout::rows, 1)), "single bf16");
-  CHECK_THROWS("INVALID_OPTION", other(Format::compact_bf16, Layout::fragments, 1), "made of a bf16");
+  check_refuses_other_weights(loaded.device, Layout::fragments);
 }
 
 TEST(cuda_compact_weight_survives_a_closed_stream) {

@@ -71,13 +71,7 @@ TEST(compact_weight_that_stays_plain) {
   // A list entry names its input in 16 bits; and so few inputs that a panel's record costs more than is saved.
   for (const RandomWeight& rows : {scattered, normal_rows(1, kCompactMostInputs + 16), normal_rows(16, 1)}) {
     OnCpu loaded(rows);
-    loaded.load();
-    loaded.compact();
-    CHECK(!sync(*loaded.stream).error);
-    CHECK(!loaded.is_compact());
-    CHECK(loaded.is_whole());
-    CHECK_EQ(loaded.weight->exceptions(), uint64_t(0));
-    CHECK(loaded.weight->bind().format == Format::bf16);
+    check_stays_plain(loaded);
   }
   // One element in 512 may be stored apart, wherever it is.
   for (const int32_t more : {0, 1}) {
@@ -179,23 +173,10 @@ TEST(compact_weight_refuses) {
   OnCpu loaded(normal_rows(40, 512));
   loaded.load();
   CHECK(!sync(*loaded.stream).error);
-  {
-    const auto command = compact_weight(loaded.weight);
-    CHECK_THROWS("INVALID_OPTION", loaded.weight->bind(), "stream.sync()");
-    CHECK_THROWS("INVALID_OPTION", load_weight(loaded.weight, loaded.part(0, 8)), "complete");
-    CHECK_THROWS("INVALID_OPTION", compact_weight(loaded.weight), "already");
-  }
-  // The command went without having run.
-  CHECK(loaded.is_whole());
+  check_refuses_while_compacting(loaded);
   loaded.weight->bind();
   CHECK_THROWS("INVALID_OPTION", compact_weight(loaded.weight), "an op uses");
-  const auto other = [&](Format format, Layout layout, int32_t matrices) {
-    return std::make_shared<Weight>(loaded.device, format, layout, matrices, 16, 64);
-  };
-  CHECK_THROWS("INVALID_OPTION", compact_weight(other(Format::e4m3, Layout::panels, 1)), "single bf16");
-  CHECK_THROWS("INVALID_OPTION", compact_weight(other(Format::bf16, Layout::panels, 2)), "single bf16");
-  CHECK_THROWS("INVALID_OPTION", compact_weight(other(Format::bf16, Layout::rows, 1)), "single bf16");
-  CHECK_THROWS("INVALID_OPTION", other(Format::compact_bf16, Layout::panels, 1), "made of a bf16");
+  check_refuses_other_weights(loaded.device, Layout::panels);
 }
 
 TEST(compact_weight_waits_for_parts_of_its_own_stream_only) {

@@ -72,4 +72,38 @@ struct LoadedOn {
   bool is_compact() const { return weight->view().format == Format::compact_bf16; }
 };
 
+/// Loads the weight, which then is not to become compact: it stays what it was.
+inline void check_stays_plain(LoadedOn& loaded) {
+  loaded.load();
+  loaded.compact();
+  CHECK(!sync(*loaded.stream).error);
+  CHECK(!loaded.is_compact());
+  CHECK(loaded.is_whole());
+  CHECK_EQ(loaded.weight->exceptions(), uint64_t(0));
+  CHECK(loaded.weight->bind().format == Format::bf16);
+}
+
+/// What a weight that is loaded refuses while it is to be made compact, and that it is whole once that is dropped.
+inline void check_refuses_while_compacting(LoadedOn& loaded) {
+  {
+    const auto command = compact_weight(loaded.weight);
+    CHECK_THROWS("INVALID_OPTION", loaded.weight->bind(), "stream.sync()");
+    CHECK_THROWS("INVALID_OPTION", load_weight(loaded.weight, loaded.part(0, 8)), "complete");
+    CHECK_THROWS("INVALID_OPTION", compact_weight(loaded.weight), "already");
+  }
+  // The command went without having run.
+  CHECK(loaded.is_whole());
+}
+
+/// Weights that have no compact form. @param layout  that in which one would have it
+inline void check_refuses_other_weights(const std::shared_ptr<Device>& device, Layout layout) {
+  const auto other = [&](Format format, Layout ordered, int32_t matrices) {
+    return std::make_shared<Weight>(device, format, ordered, matrices, 16, 64);
+  };
+  CHECK_THROWS("INVALID_OPTION", compact_weight(other(Format::e4m3, layout, 1)), "single bf16");
+  CHECK_THROWS("INVALID_OPTION", compact_weight(other(Format::bf16, layout, 2)), "single bf16");
+  CHECK_THROWS("INVALID_OPTION", compact_weight(other(Format::bf16, Layout::rows, 1)), "single bf16");
+  CHECK_THROWS("INVALID_OPTION", other(Format::compact_bf16, layout, 1), "made of a bf16");
+}
+
 }  // namespace nibblet::test
