@@ -53,6 +53,9 @@ void run_phases(const Execution& execution, void (*kernel)(const Args&, int, int
                 const Args& args, double work);
 
 /// As above for kernels with scratch per worker: never more slices than `threads`.
+template <class Args, class Most>
+void run_phases_unsliced(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases,
+                         const Args& args, const Most& most);
 template <class Args>
 void run_phases_unsliced(const Execution& execution, void (*kernel)(const Args&, int, int, int), int phases,
                          const Args& args);

@@ -11,6 +11,9 @@ namespace nibblet {
 namespace {
 
 constexpr int kSpins = 2000;
+/// Looks, some microseconds together, after which whoever else wants this core has it. Where the threads that compute have all
+/// cores, JavaScript receives a step on one of theirs: here and not inside a slice, which the others would wait for.
+constexpr int kSpinsPerYield = 64;
 
 // Pool::Phase::state, from the highest bit: number 21, workers that may join 11, workers inside 11, slices left 21.
 constexpr int kInsideShift = 21, kHelpersShift = 32, kNumberShift = 43;
@@ -33,9 +36,10 @@ void relax() {
 /// Waits for ready() to hold: for a while by looking, then asleep until somebody who made it hold calls wake().
 template <class Sleep, class Ready>
 void wait_for(Sleep& sleep, Ready ready) {
-  for (int spin = 0; spin < kSpins; ++spin) {
+  for (int spin = 1; spin <= kSpins; ++spin) {
     if (ready()) return;
     relax();
+    if (spin % kSpinsPerYield == 0) sched_yield();
   }
   // Either this sees what the other did, or the other sees a sleeper: both first write, then read.
   sleep.sleepers.fetch_add(1);

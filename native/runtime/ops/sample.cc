@@ -1,5 +1,7 @@
 #include "kernels/sample/sample.h"
 
+#include <algorithm>
+
 #include "native/runtime/ops.h"
 #if NIBBLET_CUDA
 #include "kernels/sample/cuda.h"
@@ -57,7 +59,13 @@ class Sample : public OpCommand {
       if (args.slots[step.sequences[step.rows[r].sequence].slot].forced < 0)
         fail("a slot holds a negative count");
     }
-    run_phases_unsliced(execution, sample, kSamplePhases, args);
+    // What only decodes has no prompt to mark: that is sooner seen than shared out.
+    const auto decodes = [](const Sequence& sequence) { return (sequence.flags & kDecode) != 0; };
+    const bool marks = !std::all_of(step.sequences, step.sequences + step.sequence_count, decodes);
+    const auto most = [&](int phase) {
+      return std::max(1, phase == 1 ? step.row_count : marks ? step.sequence_count : 1);
+    };
+    run_phases_unsliced(execution, sample, kSamplePhases, args, most);
   }
 
 #if NIBBLET_CUDA
