@@ -19,20 +19,14 @@ class Buckets {
 
   /// Sums up the vocabulary: before mass, total and find.
   void survey() {
-    // Neighbours often fall into one bucket, and a sum in memory waits for the one before it.
-    alignas(64) double sums[kChains][kCount] = {};
+    std::fill(mass_, mass_ + kCount, 0.0);
     Block block;
     for (int32_t first = 0; first < scores_.vocabulary; first += kBlock) {
       const int32_t count = distances(first, block);
       place(block);
       lanes_.weights(block.values);
-      // What lies behind the last token of a vocabulary weighs nothing.
-      std::fill(block.values + count, block.values + kBlock, 0.0f);
-      for (int32_t i = 0; i < kBlock; i += kChains) {
-        for (int32_t c = 0; c < kChains; ++c) sums[c][block.places[i + c]] += block.values[i + c];
-      }
+      for (int32_t i = 0; i < count; ++i) mass_[block.places[i]] += block.values[i];
     }
-    for (int32_t b = 0; b < kCount; ++b) mass_[b] = (sums[0][b] + sums[1][b]) + (sums[2][b] + sums[3][b]);
     total_ = 0;
     for (const double mass : mass_) total_ += mass;
   }
@@ -85,7 +79,7 @@ class Buckets {
   }
 
  private:
-  static constexpr int32_t kBlock = kSampleBlock, kChains = 4;
+  static constexpr int32_t kBlock = kSampleBlock;
   struct Block {
     alignas(64) float values[kBlock];
     alignas(64) int32_t places[kBlock];

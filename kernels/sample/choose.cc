@@ -138,9 +138,8 @@ int32_t choose_from_all(Candidates& candidates, const Buckets& buckets, float to
 Largest find_best(const Scores& scores) {
   if (scores.seen != nullptr) return find_largest(scores, scores.vocabulary);
   const float largest = sample_lanes().largest(scores.logits, scores.vocabulary);
-  int32_t id = 0;
-  while (id < scores.vocabulary && scores.raw(id) != largest) ++id;
-  return {id, scores.raw(id)};
+  if (largest == -std::numeric_limits<float>::infinity()) return {0, largest};
+  return {sample_lanes().find(scores.logits, scores.vocabulary, largest), largest};
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "kernels/sample/lanes.h"
 
+#include <bit>
 #include <cstring>
 #include <limits>
 
@@ -15,12 +16,36 @@ template <int width>
 struct Vectors {
   typedef float Floats __attribute__((vector_size(width * 4)));
   typedef int32_t Ints __attribute__((vector_size(width * 4)));
+  typedef uint32_t Words __attribute__((vector_size(width * 4)));
 };
 
 template <typename Vector>
 [[gnu::always_inline]] inline void load(Vector& vector, const void* from) {
   std::memcpy(&vector, from, sizeof vector);
 }
+
+/// Whether one of several vectors has a lane of 0: by their least lanes, since GCC 12 compares what is only asked for equality one
+/// lane after another.
+template <int width>
+class ZeroLane {
+ public:
+  using Ints = typename Vectors<width>::Ints;
+  using Words = typename Vectors<width>::Words;
+
+  [[gnu::always_inline]] void look_at(const Ints& lanes) {
+    const Words words = reinterpret_cast<const Words&>(lanes);
+    least_ = words < least_ ? words : least_;
+  }
+  [[gnu::always_inline]] bool found() const {
+    for (int lane = 0; lane < width; ++lane) {
+      if (least_[lane] == 0) return true;
+    }
+    return false;
+  }
+
+ private:
+  Words least_ = Words{} - 1;
+};
 
 template <int width>
 [[gnu::always_inline]] inline float largest(const float* logits, int32_t count) {
@@ -43,6 +68,27 @@ template <int width>
   }
   for (; i < count; ++i) result = logits[i] > result ? logits[i] : result;
   return result;
+}
+
+template <int width>
+[[gnu::always_inline]] inline int32_t find(const float* logits, int32_t count, float value) {
+  using Floats = typename Vectors<width>::Floats;
+  using Ints = typename Vectors<width>::Ints;
+  const int32_t bits = std::bit_cast<int32_t>(value + 0.0f);
+  int32_t i = 0;
+  for (; i + 4 * width <= count; i += 4 * width) {
+    ZeroLane<width> equal;
+    for (int j = 0; j < 4; ++j) {
+      Floats values;
+      load(values, logits + i + j * width);
+      // Adding makes 0 of -0.
+      values += 0.0f;
+      equal.look_at(reinterpret_cast<Ints>(values) ^ bits);
+    }
+    if (equal.found()) break;
+  }
+  while (i < count && logits[i] != value) ++i;
+  return i;
 }
 
 template <int width>
@@ -92,16 +138,13 @@ template <int width>
 [[gnu::always_inline]] inline uint64_t equal(const int32_t* places, int32_t place) {
   using Ints = typename Vectors<width>::Ints;
   // Most blocks have none: that is quickly seen.
-  Ints any = {};
+  ZeroLane<width> found;
   for (int32_t i = 0; i < kSampleBlock; i += width) {
     Ints lanes;
     load(lanes, places + i);
-    any |= lanes == place;
+    found.look_at(lanes ^ place);
   }
-  uint64_t words[width / 2], found = 0;
-  std::memcpy(words, &any, sizeof any);
-  for (const uint64_t word : words) found |= word;
-  if (found == 0) return 0;
+  if (!found.found()) return 0;
   uint64_t mask = 0;
   for (int32_t i = 0; i < kSampleBlock; ++i) mask |= uint64_t(places[i] == place) << i;
   return mask;
@@ -109,6 +152,9 @@ template <int width>
 
 #define NIBBLET_SAMPLE_LANES(name, target, width)                                                            \
   target float largest_##name(const float* logits, int32_t count) { return largest<width>(logits, count); }  \
+  target int32_t find_##name(const float* logits, int32_t count, float value) {                              \
+    return find<width>(logits, count, value);                                                                \
+  }                                                                                                          \
   target void distances_##name(float* values, float largest, float temperature) {                            \
     distances<width>(values, largest, temperature);                                                          \
   }                                                                                                          \
@@ -117,8 +163,8 @@ template <int width>
   }                                                                                                          \
   target void weights_##name(float* values) { weights<width>(values); }                                      \
   target uint64_t equal_##name(const int32_t* places, int32_t place) { return equal<width>(places, place); } \
-  constexpr SampleLanes lanes_##name = {largest_##name, distances_##name, places_##name, weights_##name,     \
-                                        equal_##name};
+  constexpr SampleLanes lanes_##name = {largest_##name, find_##name,    distances_##name,                    \
+                                        places_##name,  weights_##name, equal_##name};
 
 NIBBLET_SAMPLE_LANES(portable, , 4)
 #ifdef __x86_64__

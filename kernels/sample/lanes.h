@@ -11,6 +11,8 @@ constexpr int32_t kSampleBlock = 64;
 struct SampleLanes {
   /// The largest of `count` logits; -infinity for NaN and for none.
   float (*largest)(const float* logits, int32_t count);
+  /// The first of `count` logits that equals `value`, a number; `count` when none does.
+  int32_t (*find)(const float* logits, int32_t count, float value);
   /// Of a block: scores become distances (score - largest) / temperature, 0 for scores that tie with the largest, infinite ones
   /// too, and -infinity for NaN.
   void (*distances)(float* values, float largest, float temperature);
