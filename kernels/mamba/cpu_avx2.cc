@@ -26,6 +26,8 @@ namespace {
 
 constexpr int kWidth = 8;
 
+NIBBLET_INLINE __m256 fused(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+
 #include "kernels/mamba/mixer.inc"
 
 }  // namespace

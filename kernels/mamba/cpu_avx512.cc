@@ -28,6 +28,8 @@ constexpr int kWidth = 16;
 // One vector is a block, and VPERMT2PS picks any lanes of two.
 #define NIBBLET_MIXER_SHUFFLES
 
+NIBBLET_INLINE __m512 fused(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+
 #include "kernels/mamba/mixer.inc"
 
 }  // namespace

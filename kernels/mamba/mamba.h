@@ -43,7 +43,7 @@ struct MambaArgs {
 constexpr int kMambaPhases = 3;
 /// The scalar specification.
 void mamba_reference(const MambaArgs& args, int phase, int worker, int workers);
-/// Vectorised over channels and state, same sums in the same order per element.
+/// Vectorised over channels and state; the order of an element's sums depends on the shape alone.
 void mamba(const MambaArgs& args, int phase, int worker, int workers);
 
 /// All three phases in one, of pairs of a sequence and a group, which depend on nothing outside: for steps so short that barriers
