@@ -22,8 +22,8 @@ class SliceFunction {
   void (*call_)(const void*, int);
 };
 
-/// The process-wide CPU workers. One engine thread at a time runs work on them and takes part itself. Workers spin for some
-/// microseconds between phases and then sleep, so an idle pool costs nothing.
+/// The process-wide CPU workers. One engine thread at a time runs work on them and takes part itself. Workers look
+/// for the next phase for half a millisecond, giving their core to whoever else wants it, and then sleep: an idle pool costs nothing.
 class Pool {
  public:
   static Pool& instance();
