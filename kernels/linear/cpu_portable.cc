@@ -1,3 +1,7 @@
+#ifdef __aarch64__
+#include <arm_neon.h>
+#endif
+
 #include <cstddef>
 #include <cstdint>
 
@@ -11,13 +15,32 @@ namespace portable {
 namespace {
 
 constexpr int kWidth = 4;
-/// Two tokens and a weight vector fill the sixteen registers of SSE2.
+/// Tokens whose sums, with those of a block and a weight vector, fill the registers: sixteen of SSE2, thirty-two of NEON.
+#ifdef __aarch64__
+constexpr int kTile = 3;
+#else
 constexpr int kTile = 2;
+#endif
 constexpr int kPasses = 2;
 constexpr bool kCodesWorthDecodingOnce = true;
 
 #include "kernels/simd/lanes.inc"
 
+#ifdef __aarch64__
+NIBBLET_INLINE ByteVector twice_e2m1(ByteVector codes) {
+  constexpr int8_t kTable[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  return reinterpret_cast<ByteVector>(vqtbl1q_s8(vld1q_s8(kTable), reinterpret_cast<uint8x16_t>(codes)));
+}
+
+NIBBLET_INLINE Floats madd(Floats a, float b, Floats c) {
+  for (int i = 0; i < kVectors; i++) c.v[i] = vfmaq_n_f32(c.v[i], a.v[i], b);
+  return c;
+}
+NIBBLET_INLINE Floats madd(Floats a, Floats b, Floats c) {
+  for (int i = 0; i < kVectors; i++) c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
+  return c;
+}
+#else
 /// With magnitude index m: 2 · value = m + max(m - 4, 0) + 2 · max(m - 6, 0), that is 0 1 2 3 4 6 8 12.
 NIBBLET_INLINE ByteVector twice_e2m1(ByteVector codes) {
   ByteVector m = codes & 7;
@@ -30,6 +53,7 @@ NIBBLET_INLINE ByteVector twice_e2m1(ByteVector codes) {
 
 NIBBLET_INLINE Floats madd(Floats a, float b, Floats c) { return a * b + c; }
 NIBBLET_INLINE Floats madd(Floats a, Floats b, Floats c) { return a * b + c; }
+#endif
 
 NIBBLET_INLINE uint32_t nonzero(Floats a) {
   uint32_t mask = 0;

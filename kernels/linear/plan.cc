@@ -23,7 +23,7 @@ Matmul plan_matmul(const WeightView& weight) {
 
 bool prefers_compact_panels() { return selected_cpu_variant() >= CpuVariant::avx512; }
 
-const BfpKernels* plan_bfp(const WeightView& weight) {
+const BfpKernels* plan_bfp([[maybe_unused]] const WeightView& weight) {
 #ifdef __x86_64__
   static constexpr BfpKernels kVnni = {bfp_from_floats_avx512vnni, matmul_bfp_avx512vnni};
   const bool fits = weight.format == Format::nvfp4 && weight.layout == Layout::panels;

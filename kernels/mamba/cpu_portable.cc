@@ -1,3 +1,7 @@
+#ifdef __aarch64__
+#include <arm_neon.h>
+#endif
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -18,11 +22,15 @@ namespace {
 
 constexpr int kWidth = 4;
 
+#ifdef __aarch64__
+NIBBLET_INLINE float32x4_t fused(float32x4_t a, float32x4_t b, float32x4_t c) { return vfmaq_f32(c, a, b); }
+#else
 /// Two roundings: a fused one in software would take a hundred times as long.
 template <typename Vector>
 NIBBLET_INLINE Vector fused(const Vector& a, const Vector& b, const Vector& c) {
   return a * b + c;
 }
+#endif
 
 #include "kernels/mamba/mixer.inc"
 

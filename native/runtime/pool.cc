@@ -30,6 +30,9 @@ int helpers_of(uint64_t state) { return int(state >> kHelpersShift) & kMostHelpe
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  // Waits for what was issued: YIELD does nothing on most cores.
+  __asm__ volatile("isb");
 #else
   std::this_thread::yield();
 #endif
