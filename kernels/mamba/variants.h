@@ -3,7 +3,7 @@
 #include "kernels/mamba/mamba.h"
 
 /// The instantiations of mixer.inc; plan.cc chooses. Those that fuse multiplications
-/// with additions (all but the portable one) give the same bits.
+/// with additions give the same bits.
 namespace nibblet {
 
 /// A phase beside the three: mamba_by_groups.

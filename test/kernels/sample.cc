@@ -1,6 +1,9 @@
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <numeric>
 
+#include "kernels/sample/lanes.h"
 #include "kernels/sample/philox.h"
 #include "test/kernels/distribution.h"
 #include "test/kernels/inputs.h"
@@ -33,6 +36,31 @@ TEST(philox_known_answers) {
                    {{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}));
   CHECK_EQ(uniform_from_bits(0), 0.0f);
   CHECK_EQ(uniform_from_bits(~0u), 1 - 0x1p-24f);
+}
+
+TEST(sample_lanes_find_the_first_of_equal_logits) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity(),
+                  kNaN = std::numeric_limits<float>::quiet_NaN();
+  for_each_cpu_variant([] {
+    const SampleLanes& lanes = sample_lanes();
+    Random random(3);
+    for (int32_t count = 1; count <= 200; ++count) {
+      std::vector<float> logits = random.normals(size_t(count), 2);
+      // Of few values, so that the largest is there more than once.
+      for (float& logit : logits) logit = std::round(logit);
+      logits[size_t(count) / 2] = kNaN;
+      const std::vector<float> values = {5, 1, 0.0f, -0.0f, -1, kInfinity, -kInfinity};
+      for (const float value : values) {
+        const auto first = std::find(logits.begin(), logits.end(), value);
+        CHECK_EQ(lanes.find(logits.data(), count, value), int32_t(first - logits.begin()));
+      }
+      float largest = -kInfinity;
+      for (const float logit : logits) largest = logit > largest ? logit : largest;
+      CHECK_EQ(lanes.largest(logits.data(), count), largest);
+      logits[size_t(count) / 3] = kInfinity;
+      CHECK_EQ(lanes.find(logits.data(), count, kInfinity), count / 3);
+    }
+  });
 }
 
 TEST(sample_greedy) {
