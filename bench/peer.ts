@@ -21,8 +21,8 @@ interface Row {
   samples_ts: number[]
 }
 
-/** A prompt of 512 tokens takes it more than a minute on two cores, and it warms up with one more. */
-const runs = 2
+/** As many as nibblet's own of a large model: a prompt of 512 tokens takes it a minute on two cores, and it warms up with one more. */
+const runs = 3
 
 /**
  * Runs `llama-bench` of a llama.cpp build that the caller made, on a GGUF file that the caller has, through its command line

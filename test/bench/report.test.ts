@@ -98,7 +98,7 @@ it('a peer is run through its command line', async () => {
       program: 'llama.cpp abc',
       model: 'nemotron 31B NVFP4',
       modelBytes: 19333,
-      runs: 2,
+      runs: 3,
       prefill: { tokens: 512, tokensPerSecond: 26.6 },
       decode: { tokens: 64, tokensPerSecond: 13.95 },
     })
