@@ -2,8 +2,7 @@
 
 #include "kernels/mamba/mamba.h"
 
-/// The instantiations of mixer.inc; plan.cc chooses. Those that fuse multiplications
-/// with additions give the same bits.
+/// The instantiations of mixer.inc; plan.cc chooses. Those that fuse multiplications with additions give the same bits.
 namespace nibblet {
 
 /// A phase beside the three: mamba_by_groups.

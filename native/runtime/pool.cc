@@ -10,8 +10,8 @@
 namespace nibblet {
 namespace {
 
-/// Looks before a thread sleeps, half a millisecond together: a phase of one thread in a prompt of a small model takes a third of
-/// that, and waking who sleeps takes 50 µs in a virtual machine.
+/// Looks before a thread sleeps, about half a millisecond together: a phase of one thread in a prompt of a small model takes a
+/// third of that, and the next phase would wait for who has to be woken.
 constexpr int kSpins = 10000;
 /// Looks, some microseconds together, after which whoever else wants this core has it. Where the threads that compute have all
 /// cores, JavaScript receives a step on one of theirs: here and not inside a slice, which the others would wait for.
